@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# make check: the default suite, judged against the reviewed expectations.
+# make test:  lint, types, layering and all tests.
+# Both need Python >= 3.11 (with venv and pip) and nothing else.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+
+.PHONY: check test lint types layers unit verdicts clean
+
+check: $(VENV)/.installed
+	$(BIN)/septum check --expect docs/verdicts.toml --jobs $(JOBS)
+	$(BIN)/septum show docs/examples/reread-sptep.json
+
+test: lint types layers unit
+
+lint: $(VENV)/.tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.tested
+	$(BIN)/mypy
+
+layers: $(VENV)/.tested
+	$(BIN)/lint-imports --no-cache
+
+unit: $(VENV)/.tested
+	$(BIN)/pytest -n $(JOBS)
+
+$(VENV)/.venv:
+	$(PYTHON) -m venv $(VENV) || { echo 'septum: python3 -m venv failed; on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.venv pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/.tested: $(VENV)/.venv pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Floor 1: strategies over the Program protocol.  Nothing here knows what KVM is.
+
+A *program* is anything that can be executed once under a prefix of decisions
+(`program.Program`).  Strategies: `dpor` (source sets and sleep sets, complete),
+`brute` (every interleaving, and every interleaving up to equal states), `sample`
+(random walk, PCT).  `search.search` is the way in.
+"""
+
+from septum.explore.program import MachineProgram, Program
+from septum.explore.result import Found, SearchResult
+from septum.explore.search import STRATEGIES, Options, search
+
+__all__ = [
+    "STRATEGIES",
+    "Found",
+    "MachineProgram",
+    "Options",
+    "Program",
+    "SearchResult",
+    "search",
+]

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The Program protocol: one execution at a time, from the same start state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from septum.machine import Decision, Execution, Limits, Machine, Policy
+from septum.machine.dependency import Access
+
+__all__ = ["CONTINUE", "DEFAULT_LIMITS", "MachineProgram", "Program"]
+
+CONTINUE = Policy()
+DEFAULT_LIMITS = Limits()
+
+
+class Program(Protocol):
+    """What an explorer can run.
+
+    A prefix names one decision per event.  ``sleep`` maps a task to the footprint of
+    its next event, as of just before the last decision of the prefix; the runner
+    updates it from the dependency table (septum.machine.dependency).
+    """
+
+    def run(
+        self,
+        prefix: Sequence[Decision] = (),
+        sleep: Mapping[int, list[Access]] | None = None,
+        policy: Policy = CONTINUE,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> Execution: ...
+
+
+class MachineProgram:
+    """Tasks on a `Machine`, judged by ``settle`` when all have finished.
+
+    :param bodies: name and body of each task; run from the machine's present state,
+        to which every execution rewinds.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        bodies: Sequence[tuple[str, Callable[[], None]]],
+        settle: Callable[[], None] | None = None,
+    ) -> None:
+        self.machine = machine
+        self.bodies = list(bodies)
+        self.settle = settle
+
+    @property
+    def task_names(self) -> list[str]:
+        return [name for name, _ in self.bodies]
+
+    def run(
+        self,
+        prefix: Sequence[Decision] = (),
+        sleep: Mapping[int, list[Access]] | None = None,
+        policy: Policy = CONTINUE,
+        limits: Limits = DEFAULT_LIMITS,
+        *,
+        fingerprint: bool = False,
+    ) -> Execution:
+        return self.machine.run(
+            self.bodies, prefix, sleep, policy, limits, self.settle, fingerprint
+        )

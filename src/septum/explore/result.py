@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a search found and how its verdict was earned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from septum.machine import Decision, Execution, Finding
+
+__all__ = ["Found", "SearchResult", "schedule_key", "switches"]
+
+
+def switches(decisions: Sequence[Decision]) -> int:
+    """Context switches of a schedule."""
+    return sum(
+        1 for a, b in zip(decisions, decisions[1:], strict=False) if a.task != b.task
+    )
+
+
+def schedule_key(
+    decisions: Sequence[Decision],
+) -> tuple[int, int, tuple[Decision, ...]]:
+    """Orders schedules: fewest switches, then shortest, then lexicographic."""
+    return (switches(decisions), len(decisions), tuple(decisions))
+
+
+@dataclass(slots=True)
+class Found:
+    """A finding with the best schedule seen for it (the whole execution's decisions)."""
+
+    finding: Finding
+    decisions: list[Decision]
+    times: int = 1
+
+
+@dataclass(slots=True)
+class SearchResult:
+    """Counts and findings of one search.
+
+    :ivar executions: every run, the blocked ones included.
+    :ivar blocked: runs that ended because only sleeping tasks could go on.
+    :ivar matched: runs that ended in a state met before (strategy ``states``).
+    :ivar complete: nothing was left out (with retries folded as said by ``folded``).
+    :ivar folded: whether some retry was folded into an await.
+    :ivar bounds_hit: why the search is not complete.
+    """
+
+    strategy: str
+    executions: int = 0
+    blocked: int = 0
+    matched: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    complete: bool = False
+    folded: bool = False
+    bounds_hit: list[str] = field(default_factory=list)
+    found: dict[str, Found] = field(default_factory=dict)
+    reached: set[str] = field(default_factory=set)
+    finals: set[object] = field(default_factory=set)
+    first_rule: str = ""
+
+    @property
+    def traces(self) -> int:
+        """Executions that ran to an end."""
+        return self.executions - self.blocked - self.matched
+
+    def take(self, execution: Execution) -> None:
+        """Count an execution and keep its findings."""
+        self.executions += 1
+        self.steps += len(execution.events)
+        if execution.status == "sleeping":
+            self.blocked += 1
+        elif execution.status == "matched":
+            self.matched += 1
+        self.reached |= execution.reached
+        if execution.findings:
+            decisions = execution.decisions
+            for finding in execution.findings:
+                self._keep(finding, decisions)
+
+    def _keep(self, finding: Finding, decisions: list[Decision]) -> None:
+        if not self.first_rule:
+            self.first_rule = finding.rule
+        old = self.found.get(finding.rule)
+        if old is None:
+            self.found[finding.rule] = Found(finding, decisions)
+            return
+        old.times += 1
+        cut = decisions[: finding.step + 1]
+        if schedule_key(cut) < schedule_key(old.decisions[: old.finding.step + 1]):
+            old.finding = finding
+            old.decisions = decisions

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One entry for all strategies, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+
+from septum.explore import brute, dpor
+from septum.explore.program import MachineProgram
+from septum.explore.result import SearchResult
+from septum.explore.sample import sample
+from septum.machine import Execution, Limits
+
+__all__ = ["STRATEGIES", "Options", "search"]
+
+STRATEGIES = {
+    "dpor": "source-DPOR with sleep sets: every trace once, complete",
+    "states": "every interleaving up to equal states, without reduction",
+    "naive": "every interleaving, without reduction",
+    "random": "uniform random walk, sampled",
+    "pct": "PCT priority schedules, sampled",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to search.
+
+    :ivar retries: repeats of a failed attempt that nobody influenced, explored before
+        the retry is folded into an await.
+    :ivar max_executions: 0 = no bound (for sampling: 1000).
+    :ivar budget_s: seconds, 0 = no bound.
+    """
+
+    strategy: str = "dpor"
+    retries: int = 0
+    max_executions: int = 0
+    budget_s: float = 0.0
+    steps: int = 20_000
+    first: bool = False
+    seed: int = 0
+    depth: int = 3
+
+
+def search(
+    program: MachineProgram,
+    options: Options = Options(),  # noqa: B008 - frozen
+    *,
+    progress: Callable[[SearchResult], None] | None = None,
+    on_execution: Callable[[Execution], None] | None = None,
+) -> SearchResult:
+    """Explore ``program`` as ``options`` say."""
+    machine = program.machine
+    machine.retries_allowed = options.retries
+    limits = Limits(options.steps)
+    deadline = perf_counter() + options.budget_s if options.budget_s else 0.0
+    folded = False
+
+    def each(execution: Execution) -> None:
+        nonlocal folded
+        folded = folded or machine.retries_folded > 0
+        if on_execution is not None:
+            on_execution(execution)
+
+    strategy = options.strategy
+    if strategy == "dpor":
+        result = dpor.explore(
+            program,
+            len(program.bodies),
+            limits=limits,
+            max_executions=options.max_executions,
+            deadline=deadline,
+            first=options.first,
+            progress=progress,
+            on_execution=each,
+        )
+    elif strategy in ("naive", "states"):
+        run = brute.naive if strategy == "naive" else brute.states
+        result = run(
+            program,
+            limits=limits,
+            max_executions=options.max_executions,
+            deadline=deadline,
+            first=options.first,
+            on_execution=each,
+        )
+    elif strategy in ("random", "pct"):
+        result = sample(
+            program,
+            strategy,
+            options.max_executions or 1000,
+            limits=limits,
+            seed=options.seed,
+            depth=options.depth,
+            deadline=deadline,
+            first=options.first,
+            on_execution=each,
+        )
+    else:
+        raise ValueError(
+            f"unknown strategy {strategy!r}: one of {', '.join(STRATEGIES)}"
+        )
+    result.folded = folded
+    return result

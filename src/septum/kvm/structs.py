@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``struct kvm``, ``struct kvm_vcpu``, ``struct kvm_mmu_page`` and what hangs off them.
+
+Fields carry the kernel's names.  A field that several threads may touch without a
+common lock is a `Word` (every access is a scheduling point) or a lock; a field that one
+thread owns, or that is only touched under a lock that excludes its other users, is a
+`Cell` (journaled, no point); what never changes after construction is a plain attribute.
+
+``kvm.fn`` is the name space of functions: kernel-named functions call each other only
+through it (``kvm.fn.handle_removed_pt(kvm, ...)``), so that a design can replace any of
+them.  Lock order (facts 7, I10): kvm->lock, vcpu->mutex, slots_lock, mmu_lock,
+tdp_mmu_pages_lock.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from septum.kvm.host import Host
+from septum.machine import RCU, SRCU, Cell, Machine, Mutex, Page, RWLock, SpinLock, Word
+from septum.machine.geometry import Geometry
+
+__all__ = [
+    "EXITING_GUEST_MODE",
+    "INVALID_PAGE",
+    "IN_GUEST_MODE",
+    "KVM_MEMORY_ATTRIBUTE_PRIVATE",
+    "KVM_MEMSLOT_INVALID",
+    "KVM_MEM_LOG_DIRTY_PAGES",
+    "KVM_REQ_MMU_FREE_OBSOLETE_ROOTS",
+    "KVM_REQ_OUTSIDE_GUEST_MODE",
+    "KVM_REQ_TLB_FLUSH",
+    "KVM_REQ_VM_DEAD",
+    "KVM_X86_DEFAULT_VM",
+    "KVM_X86_TDX_VM",
+    "OUTSIDE_GUEST_MODE",
+    "TD_STATE_INITIALIZED",
+    "TD_STATE_RUNNABLE",
+    "TD_STATE_UNINITIALIZED",
+    "VCPU_TD_STATE_INITIALIZED",
+    "VCPU_TD_STATE_UNINITIALIZED",
+    "Functions",
+    "Kvm",
+    "KvmMemorySlot",
+    "KvmMmuPage",
+    "KvmTdx",
+    "PageTable",
+    "Role",
+    "Spte",
+    "Vcpu",
+    "VcpuTdx",
+]
+
+KVM_X86_DEFAULT_VM: Final = 0
+KVM_X86_TDX_VM: Final = 5
+
+OUTSIDE_GUEST_MODE: Final = 0
+IN_GUEST_MODE: Final = 1
+EXITING_GUEST_MODE: Final = 2
+
+# Requests are bits of vcpu.requests.  KVM_REQ_OUTSIDE_GUEST_MODE sets none: it only
+# kicks (facts 5.2).
+KVM_REQ_TLB_FLUSH: Final = 1 << 0
+KVM_REQ_VM_DEAD: Final = 1 << 1
+KVM_REQ_MMU_FREE_OBSOLETE_ROOTS: Final = 1 << 2
+KVM_REQ_OUTSIDE_GUEST_MODE: Final = 0
+
+TD_STATE_UNINITIALIZED: Final = 0
+TD_STATE_INITIALIZED: Final = 1
+TD_STATE_RUNNABLE: Final = 2
+
+VCPU_TD_STATE_UNINITIALIZED: Final = 0
+VCPU_TD_STATE_INITIALIZED: Final = 1
+
+KVM_MEM_LOG_DIRTY_PAGES: Final = 1 << 0
+KVM_MEMSLOT_INVALID: Final = 1 << 16
+KVM_MEMORY_ATTRIBUTE_PRIVATE: Final = 1 << 3
+
+INVALID_PAGE: Final = -1
+
+_MANGLED = re.compile(r"_[A-Za-z0-9]\w*?(__\w+)")
+
+
+class Functions:
+    """Name -> function.  A class-based design's ``kvm.fn.__f`` is mangled by Python to
+    ``_Design__f``; the unmangled name is then looked up."""
+
+    def __init__(self, functions: Mapping[str, Callable[..., Any]]) -> None:
+        self.__dict__.update(functions)
+
+    def __getattr__(self, name: str) -> Any:
+        mangled = _MANGLED.fullmatch(name)
+        if mangled is not None and mangled[1] in self.__dict__:
+            return self.__dict__[mangled[1]]
+        raise AttributeError(f"no kernel function named {name!r} in this design")
+
+
+class Spte(Word):
+    """One SPTE.  An sptep *is* the word.  Every store tells the monitors."""
+
+    __slots__ = ("index",)
+
+    page: PageTable
+
+    def __init__(self, m: Machine, name: str, v: int, page: PageTable, index: int) -> None:
+        super().__init__(m, name, v, page)
+        self.index = index
+
+    def _store(self, v: Any) -> None:
+        old = self.v
+        super()._store(v)
+        if self.m.listeners:
+            self.m.emit("spte", self, old, v)
+
+
+class PageTable(Page):
+    """A page-table page; ``owner`` is its `KvmMmuPage` (page_private in the kernel)."""
+
+    __slots__ = ()
+
+    owner: KvmMmuPage
+
+    def word(self, index: int) -> Spte:
+        word = self.words.get(index)
+        if word is None:
+            if not 0 <= index < self.size:
+                raise IndexError(f"{self.name}: SPTE {index} of {self.size}")
+            word = Spte(self.m, f"{self.name}[{index}]", self.fill, self, index)
+            self.words[index] = word
+        assert isinstance(word, Spte)
+        return word
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """``union kvm_mmu_page_role`` without ``invalid``, which changes (facts 2.1)."""
+
+    level: int
+    is_mirror: bool = False
+    guest_mode: bool = False
+    smm: bool = False
+    ad_disabled: bool = False
+    access: int = 0xF
+
+    @property
+    def as_id(self) -> int:
+        return 1 if self.smm else 0
+
+    def word(self, invalid: bool = False) -> int:
+        """The u32 as 7.3 lays it out: direct, cr0_wp and efer_nx are always set."""
+        return (
+            self.level
+            | 1 << 7
+            | self.access << 8
+            | invalid << 12
+            | 1 << 13
+            | 1 << 14
+            | self.ad_disabled << 16
+            | self.guest_mode << 17
+            | self.is_mirror << 19
+            | self.smm << 24
+        )
+
+
+class KvmMmuPage:
+    """``struct kvm_mmu_page`` (sp).
+
+    ``pfn`` is that of ``spt``.  ``external_spt`` is the PFN of the page given to TDX, 0
+    for roots and direct pages.  ``ptep`` is the parent's SPTE, None for roots.
+    ``linked`` is ours: a link succeeded, for the accounting monitors.
+    """
+
+    def __init__(
+        self, kvm: Kvm, name: str, pfn: int, role: Role, gfn: int, ptep: Spte | None, fill: int
+    ) -> None:
+        m = kvm.m
+        self.kvm = kvm
+        self.name = name
+        self.pfn = pfn
+        self.role = role
+        self.gfn = gfn
+        self.ptep = ptep
+        self.tdp_mmu_page = True
+        self.is_mirror = role.is_mirror
+        self.spt = PageTable(m, name, kvm.geometry.entries, fill, owner=self, dynamic=True)
+        self.external_spt = Cell(m, f"{name}.external_spt", 0)
+        self.nx_huge_page_disallowed = Cell(m, f"{name}.nx_huge_page_disallowed", False)
+        if ptep is None:
+            self.invalid = Word(m, f"{name}.invalid", False)
+            self.tdp_mmu_root_count = Word(m, f"{name}.root_count", 0)
+            self.tdp_mmu_scheduled_root_to_zap = Cell(m, f"{name}.scheduled", False)
+
+    def __repr__(self) -> str:
+        return f"<sp {self.name} l{self.role.level} gfn {self.gfn:x}>"
+
+
+class KvmMemorySlot:
+    """``struct kvm_memory_slot``.  ``flags`` is read wherever the kernel looks a slot up
+    through kvm->memslots, so replacing a slot by an INVALID one is a store to it."""
+
+    def __init__(
+        self, m: Machine, base_gfn: int, npages: int, *, gmem: bool = True, as_id: int = 0
+    ) -> None:
+        self.name = f"slot{base_gfn:x}"
+        self.base_gfn = base_gfn
+        self.npages = npages
+        self.gmem = gmem
+        self.as_id = as_id
+        self.flags = Word(m, f"{self.name}.flags", 0)
+
+    def __contains__(self, gfn: int) -> bool:
+        return self.base_gfn <= gfn < self.base_gfn + self.npages
+
+
+class KvmTdx:
+    """``struct kvm_tdx`` (facts 5.1).  ``tdr`` is the PFN of the TDR page."""
+
+    def __init__(self, m: Machine, hkid: int = 1, tdr: int = 0) -> None:
+        self.state = Word(m, "kvm_tdx.state", TD_STATE_UNINITIALIZED)
+        self.hkid = Word(m, "kvm_tdx.hkid", hkid)
+        self.page_add_src = Cell(m, "kvm_tdx.page_add_src", None)
+        self.wait_for_sept_zap = Word(m, "kvm_tdx.wait_for_sept_zap", False)
+        self.tdr = tdr
+
+
+class VcpuTdx:
+    """``struct vcpu_tdx`` (facts 5.1).  ``tdvpr`` is the PFN of the TDVPR page."""
+
+    def __init__(self, m: Machine, vcpu_id: int, tdvpr: int = 0) -> None:
+        self.state = Word(m, f"vcpu{vcpu_id}.td_state", VCPU_TD_STATE_UNINITIALIZED)
+        self.exit_gpa = Cell(m, f"vcpu{vcpu_id}.exit_gpa", 0)
+        self.ext_exit_qualification = Cell(m, f"vcpu{vcpu_id}.ext_exit_qualification", 0)
+        self.vp_enter_ret = Cell(m, f"vcpu{vcpu_id}.vp_enter_ret", 0)
+        self.tdvpr = tdvpr
+
+
+class Kvm:
+    """``struct kvm`` with ``struct kvm_arch``.
+
+    :param module: the TDX Module, None for an ordinary VM or a scripted hook.
+    :param functions: name -> function, from a design (`septum.designs`).
+    :param prove_mmu: CONFIG_KVM_PROVE_MMU: fewer zap passes.  Its warnings are always on.
+    :param yields: how often ``tdp_mmu_iter_cond_resched`` may find a reschedule due, per
+        operation; each is a choice.
+    """
+
+    def __init__(
+        self,
+        m: Machine,
+        geometry: Geometry,
+        functions: Mapping[str, Callable[..., Any]],
+        *,
+        module: Any = None,
+        vm_type: int = KVM_X86_TDX_VM,
+        slots: tuple[tuple[int, int], ...] = (),
+        private: bool = True,
+        prove_mmu: bool = False,
+        yields: int = 0,
+    ) -> None:
+        self.m = m
+        self.geometry = geometry
+        self.fn: Any = Functions(functions)
+        self.module = module
+        self.vm_type = vm_type
+        self.prove_mmu = prove_mmu
+        self.yields = yields
+        self.pages_per_hpage = tuple(
+            1 << geometry.bits * max(level - 1, 0) for level in range(geometry.levels + 2)
+        )
+        self.host = Host(m, geometry)
+
+        self.lock = Mutex(m, "kvm->lock", order=1)
+        self.slots_lock = Mutex(m, "slots_lock", order=10)
+        self.invalidate_lock = Mutex(m, "invalidate_lock", order=15)  # of the gmem file
+        self.mmu_lock = RWLock(m, "mmu_lock", order=20)
+        self.tdp_mmu_pages_lock = SpinLock(m, "tdp_mmu_pages_lock", order=30)
+        self.rcu = RCU(m)
+        self.srcu = SRCU(m, "kvm->srcu")
+
+        self.vm_bugged = Word(m, "vm_bugged", False)
+        self.vm_dead = Word(m, "vm_dead", False)
+        self.mmu_invalidate_seq = Word(m, "mmu_invalidate_seq", 0)
+        self.mmu_invalidate_in_progress = Word(m, "mmu_invalidate_in_progress", 0)
+        # The one merged range (start, end); INVALID is None (facts 4.7).
+        self.mmu_invalidate_range = Word(m, "mmu_invalidate_range", None)
+
+        self.stat_pages = tuple(Word(m, f"stat.pages[{i}]", 0) for i in range(3))
+        self.pre_fault_allowed = Word(m, "pre_fault_allowed", vm_type != KVM_X86_TDX_VM)
+        self.tdp_mmu_pages = Word(m, "tdp_mmu_pages", 0)
+        self.tdp_mmu_roots = Word(m, "tdp_mmu_roots", ())  # PFNs of the roots' tables
+        self.has_mirrored_tdp = vm_type == KVM_X86_TDX_VM
+        self.gfn_direct_bits = geometry.shared_gfn_bit if self.has_mirrored_tdp else 0
+        self.shadow_mmio_value = 0
+
+        self.slots = tuple(KvmMemorySlot(m, base, n, gmem=True) for base, n in slots)
+        attribute = KVM_MEMORY_ATTRIBUTE_PRIVATE if private and self.has_mirrored_tdp else 0
+        self.mem_attr_array = {
+            gfn: Word(m, f"attr[{gfn:x}]", attribute)
+            for base, n in slots
+            for gfn in range(base, base + n)
+            if n <= 1 << 16
+        }
+        self.default_attribute = attribute
+
+        self.vcpus: tuple[Vcpu, ...] = ()
+        self.tdx = KvmTdx(m)
+        # Tables by PFN.  Entries of earlier executions are never reachable: a PFN comes
+        # from a deterministic arena, so whoever sees it has made it again.
+        self.mmu_pages: dict[int, KvmMmuPage] = {}
+        self.recorder: list[tuple[str, int, dict[str, Any]]] | None = None
+
+    def add_vcpu(self) -> Vcpu:
+        """KVM_CREATE_VCPU."""
+        vcpu = Vcpu(self, len(self.vcpus))
+        self.vcpus = (*self.vcpus, vcpu)
+        return vcpu
+
+    def trace(self, name: str, /, **fields: Any) -> None:
+        """Hit a tracepoint: part of the current event, in program order."""
+        m = self.m
+        if m.listeners:
+            m.emit("trace", name, fields)
+        if self.recorder is not None:
+            self.recorder.append((name, m.current.id, fields))
+
+
+class Vcpu:
+    """``struct kvm_vcpu``.
+
+    ``cpu`` is the CPU it is loaded on (-1: none); ``ipi`` counts the IPIs that its CPU
+    has not handled yet (the kicker waits for 0).  The roots are physical addresses as in
+    ``struct kvm_mmu``, or INVALID_PAGE; only the vCPU's own thread touches them.
+    """
+
+    def __init__(self, kvm: Kvm, vcpu_id: int) -> None:
+        m = kvm.m
+        name = f"vcpu{vcpu_id}"
+        self.kvm = kvm
+        self.m = m
+        self.id = vcpu_id
+        self.name = name
+        self.mutex = Mutex(m, f"{name}.mutex", order=5)
+        self.mode = Word(m, f"{name}.mode", OUTSIDE_GUEST_MODE)
+        self.requests = Word(m, f"{name}.requests", 0)
+        self.ipi = Word(m, f"{name}.ipi", 0)
+        self.cpu = Word(m, f"{name}.cpu", vcpu_id)
+        self.signal_pending = Cell(m, f"{name}.signal_pending", False)
+        self.root_hpa = Cell(m, f"{name}.root_hpa", INVALID_PAGE)
+        self.mirror_root_hpa = Cell(m, f"{name}.mirror_root_hpa", INVALID_PAGE)
+        self.smm = Cell(m, f"{name}.smm", False)
+        self.tdx = VcpuTdx(m, vcpu_id)

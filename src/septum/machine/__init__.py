@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Floor 0: tasks, shared words, locks, RCU, choices; sequential when nobody explores."""
+
+from septum.machine.core import (
+    Cell,
+    Decision,
+    Event,
+    Execution,
+    Finding,
+    Halt,
+    Limits,
+    Machine,
+    MachineError,
+    Policy,
+    Task,
+)
+from septum.machine.memory import Page, Word
+from septum.machine.sync import RCU, SRCU, Mutex, RWLock, SpinLock, TryLock, wait_until
+
+__all__ = [
+    "RCU",
+    "SRCU",
+    "Cell",
+    "Decision",
+    "Event",
+    "Execution",
+    "Finding",
+    "Halt",
+    "Limits",
+    "Machine",
+    "MachineError",
+    "Mutex",
+    "Page",
+    "Policy",
+    "RWLock",
+    "SpinLock",
+    "Task",
+    "TryLock",
+    "Word",
+    "wait_until",
+]

@@ -1,0 +1,791 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Tasks, scheduling points, the execution log and the undo journal.
+
+A *task* is a greenlet that runs ordinary Python.  Code between two *points* is
+atomic and touches shared state only through the points' primitives (`Word`, the locks
+of `septum.machine.sync`, `Machine.step`).  A point first *announces* the access; the
+access is performed when the scheduler resumes the task.
+
+Without an explorer (`Machine.exploring` false) every point is a plain call, so the
+same model code serves unit tests, the shell and replay.
+
+All mutable state is held in `Cell` objects, whose changes go to the undo journal:
+`Machine.mark` and `Machine.rewind` give snapshots of everything but live stacks, and
+`Machine.fingerprint` is the set of values that differ from the mark.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import traceback
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from greenlet import getcurrent, greenlet
+
+from septum.machine.dependency import ADD, AWAIT, READ, WRITE, Access, dependent
+
+__all__ = [
+    "Cell",
+    "Decision",
+    "Event",
+    "Execution",
+    "Finding",
+    "Halt",
+    "Limits",
+    "Machine",
+    "MachineError",
+    "Policy",
+    "Task",
+]
+
+
+class MachineError(Exception):
+    """The model used the machine wrongly; never a property of what is checked."""
+
+
+class Halt(BaseException):  # noqa: N818 - control flow, not an error
+    """Ends the running task (or, from `Machine.fatal`, the whole execution)."""
+
+
+class Decision(NamedTuple):
+    """One scheduling decision: which task, and the option if the event is a choice."""
+
+    task: int
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A broken rule.  ``rule`` is ``I<n>``, ``BUG:<function>``, ``WARN:<function>``,
+    ``DEADLOCK``, ``STUCK``, ``LIVELOCK``, ``RACE`` or ``EXCEPTION``."""
+
+    rule: str
+    message: str
+    step: int
+    task: int
+    obj: str = ""
+
+
+class Event:
+    """One executed point.
+
+    ``acc`` is the footprint; ``seen``/``left`` the value before and after (words only);
+    ``choice``/``options`` are set for choices; ``since`` maps an awaited object to the
+    log position of the failed read; ``off`` is the last position at which the task was
+    seen disabled while it waited for this event (-1: never); ``enabled`` the tasks that
+    could have run instead (beyond the prefix; empty for choices).
+    """
+
+    __slots__ = (
+        "acc",
+        "choice",
+        "enabled",
+        "index",
+        "label",
+        "left",
+        "obj",
+        "off",
+        "op",
+        "options",
+        "seen",
+        "since",
+        "stack",
+        "task",
+        "where",
+    )
+
+    def __init__(self, task: int, index: int, op: str, obj: str) -> None:
+        self.task = task
+        self.index = index
+        self.op = op
+        self.obj = obj
+        self.acc: list[Access] = []
+        self.seen: Any = None
+        self.left: Any = None
+        self.choice = 0
+        self.options: tuple[Any, ...] = ()
+        self.since: dict[str, int] | None = None
+        self.off = -1
+        self.enabled: tuple[int, ...] = ()
+        self.label = ""
+        self.where: tuple[str, str, int] | None = None
+        self.stack: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Event(t{self.task}.{self.index} {self.op} {self.obj} {self.seen}->{self.left})"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How to go on where the prefix ends.  ``kind``: ``continue`` (stay with the running
+    task), ``lowest``, ``random`` (uses ``seed``), ``pct`` (``seed``, ``depth``), ``script``
+    (follow ``script``, a sequence of tasks, leaving out what cannot run; each task's
+    choices in order from ``choices``)."""
+
+    kind: str = "continue"
+    seed: int = 0
+    depth: int = 3
+    script: tuple[int, ...] = ()
+    choices: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """``steps``: events per execution before it is given up as a livelock."""
+
+    steps: int = 20_000
+
+
+@dataclass(slots=True)
+class Execution:
+    """What one run left behind.
+
+    ``status``: ``complete`` (every task finished), ``sleeping`` (only tasks that the
+    sleep set forbids could run), ``deadlock`` (all wait for locks), ``stuck`` (some
+    await what no one will change), ``limit``, ``halted`` (BUG), ``diverged`` (the
+    prefix named a task that could not run).
+    """
+
+    events: list[Event]
+    status: str
+    findings: list[Finding]
+    pending: list[Event] = field(default_factory=list)
+    diverged: str = ""
+    fingerprint: Hashable = None
+    reached: frozenset[str] = frozenset()
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def decisions(self) -> list[Decision]:
+        return [Decision(e.task, e.choice) for e in self.events]
+
+
+class Cell:
+    """A journaled variable of the model: no scheduling point of its own.
+
+    ``dynamic`` marks an object made during an execution; it is then part of the
+    fingerprint whatever its value.
+    """
+
+    __slots__ = ("m", "name", "v", "wseq")
+
+    def __init__(self, m: Machine, name: str, v: Any, *, dynamic: bool = False) -> None:
+        self.m = m
+        self.name = name
+        self.v = v
+        self.wseq = -1
+        if dynamic:
+            m.journal.append((self, _UNBORN, -1))
+
+    def set(self, v: Any) -> None:
+        """Change the value (journaled), without a point and without a footprint."""
+        m = self.m
+        m.journal.append((self, self.v, self.wseq))
+        self.v = v
+
+    def poke(self, v: Any) -> None:
+        """Change the value inside the current event: footprint `WRITE`."""
+        m = self.m
+        m.acc.append((self.name, WRITE))
+        m.journal.append((self, self.v, self.wseq))
+        self.v = v
+        self.wseq = m.seq
+
+    def bump(self, n: int) -> None:
+        """Add to the value inside the current event: footprint `ADD` (result unused)."""
+        m = self.m
+        m.acc.append((self.name, ADD))
+        m.journal.append((self, self.v, self.wseq))
+        self.v += n
+        self.wseq = m.seq
+
+    def peek(self) -> Any:
+        """The value, read inside the current event: footprint `READ`."""
+        m = self.m
+        m.acc.append((self.name, READ))
+        if m.history is not None:
+            m.history.append(self.v)
+        return self.v
+
+
+_UNBORN: Final = "<not yet made>"
+
+
+class Task:
+    """A thread of the model: a name, a body, and what the kernel keeps per thread."""
+
+    __slots__ = (
+        "arena",
+        "blame",
+        "body",
+        "count",
+        "done",
+        "glet",
+        "held",
+        "id",
+        "name",
+        "obj",
+        "off",
+        "op",
+        "rcu_depth",
+        "rcu_section",
+        "ready",
+        "retries",
+        "since",
+        "started",
+    )
+
+    def __init__(self, tid: int, name: str, body: Callable[[], None] | None) -> None:
+        self.id = tid
+        self.name = name
+        self.body = body
+        self.glet: greenlet | None = None
+        self.count = 0
+        self.op = ""
+        self.obj = ""
+        self.ready: Callable[[], bool] | None = None
+        self.off = -1
+        self.done = False
+        self.started = False
+        self.held: list[str] = []
+        self.rcu_depth = 0
+        self.rcu_section = 0
+        self.blame: dict[Cell, int] = {}
+        self.since: dict[str, int] | None = None
+        self.retries = 0
+        self.arena: dict[str, int] = {}
+
+
+class _Discard(list[Access]):
+    """Where footprints go when nobody explores."""
+
+    def append(self, item: Access) -> None:
+        return None
+
+
+class Machine:
+    """The shared memory, the scheduler and the log of one model instance.
+
+    :ivar exploring: an explorer decides who runs; else points are plain calls.
+    :ivar interleaving: `exploring`, and not inside an atomic step or a dead machine.
+    :ivar seq: index of the event being executed.
+    :ivar enabled_now: tasks that can run where a decision is due.
+    :ivar memory_model: ``SC``; part 4 adds ``TSO``.
+    """
+
+    def __init__(self) -> None:
+        self.exploring = False
+        self.interleaving = False
+        self.dead = False
+        self.tracing = False
+        self.seq = -1
+        self.acc: list[Access] = _Discard()
+        self.journal: list[tuple[Cell, Any, int]] = []
+        self.log: list[Event] = []
+        self.tasks: list[Task] = []
+        self.sequential = Task(-1, "sequential", None)
+        self.current = self.sequential
+        self.findings: list[Finding] = []
+        self.reached: set[str] = set()
+        self.retries_allowed = 0
+        self.retries_folded = 0
+        self.history: list[Any] | None = None
+        self.histories: list[list[Any]] = []
+        self.state_hook: Callable[[], bool] | None = None
+        self.memory_model = "SC"
+        self.listeners: list[Callable[[str, tuple[Any, ...]], None]] = []
+        self._atomic = _Step(self)
+        self._main: greenlet | None = None
+        self._prefix: Sequence[Decision] = ()
+        self._sleep: dict[int, list[Access]] = {}
+        self._slept = 0
+        self.enabled_now: tuple[int, ...] = ()
+        self._script_at = 0
+        self._choices_made: dict[int, int] = {}
+        self._policy = Policy()
+        self._limits = Limits()
+        self._random = random.Random(0)
+        self._priority: list[float] = []
+        self._change_at: dict[int, int] = {}
+        self._status = ""
+        self._diverged = ""
+        self._mark = 0
+        self.rcu = Cell(self, "~rcu", ())  # callbacks not yet run
+
+    # --- names -----------------------------------------------------------------
+
+    def new_name(self, kind: str) -> str:
+        """A fresh object name, the same in every execution that does the same."""
+        arena = self.current.arena
+        n = arena.get(kind, 0)
+        arena[kind] = n + 1
+        owner = "" if self.current.id < 0 else f"{self.current.id}."
+        return f"{kind}{owner}{n}"
+
+    # --- snapshots -------------------------------------------------------------
+
+    def mark(self) -> int:
+        """The present point in the journal, to `rewind` to."""
+        return len(self.journal)
+
+    def rewind(self, mark: int) -> None:
+        """Undo every change since ``mark``."""
+        journal = self.journal
+        while len(journal) > mark:
+            cell, v, wseq = journal.pop()
+            cell.v = v
+            cell.wseq = wseq
+
+    def fingerprint(self, mark: int = 0) -> Hashable:
+        """A hashable value of all state changed since ``mark``.
+
+        Cells whose name begins with ``~`` hold bookkeeping of the machine (who was in an
+        RCU section), which no model code can observe: they are left out.
+        """
+        first: dict[str, tuple[Any, Cell]] = {}
+        journal = self.journal
+        for i in range(mark, len(journal)):
+            cell, old, _ = journal[i]
+            if cell.name not in first:
+                first[cell.name] = (old, cell)
+        return frozenset(
+            (n, c.v) for n, (old, c) in first.items() if c.v != old and not n.startswith("~")
+        )
+
+    # --- events ----------------------------------------------------------------
+
+    def point(
+        self, op: str, obj: str, ready: Callable[[], bool] | None = None
+    ) -> Event:
+        """Announce an access, let the scheduler choose, and begin the event.
+
+        Call only while `interleaving`.  ``ready`` says whether the access is enabled.
+        """
+        task = self.current
+        task.op = op
+        task.obj = obj
+        task.ready = ready
+        task.off = -1
+        if not task.started:
+            task.started = True
+            assert self._main is not None
+            self._main.switch()
+        else:
+            chosen = self._schedule()
+            if chosen is None:
+                assert self._main is not None
+                self._main.switch(None)
+            elif chosen is not task:
+                self.current = chosen
+                assert chosen.glet is not None
+                chosen.glet.switch()
+        if self.dead:
+            raise Halt
+        return self._begin(task, op, obj)
+
+    def _begin(self, task: Task, op: str, obj: str) -> Event:
+        event = Event(task.id, task.count, op, obj)
+        event.off = task.off
+        if op != "choose":
+            event.enabled = self.enabled_now
+            self.enabled_now = ()
+        task.count += 1
+        task.ready = None
+        self.seq = len(self.log)
+        self.log.append(event)
+        self.acc = event.acc
+        if self.history is not None:
+            self.history = self.histories[task.id]
+        if self.tracing:
+            event.where, event.stack = _caller()
+        return event
+
+    def step(self, op: str, obj: str) -> _Step:
+        """``with m.step(...):`` one point; everything inside is one atomic event."""
+        if self.interleaving:
+            event = self.point(op, obj)
+            event.label = op
+            self.interleaving = False
+            self._atomic.outer = True
+        else:
+            self._atomic.depth += 1
+        return self._atomic
+
+    def choose(self, name: str, options: tuple[Any, ...]) -> Any:
+        """One of ``options``, every one of which is explored.  No task switch: the
+        choice is part of the step in which it is made, and commutes with everything.
+        Without an explorer: the first option."""
+        if not self.exploring or self.dead:
+            return options[0]
+        task = self.current
+        if not task.started:
+            raise MachineError(f"choice {name} before the first point of {task.name}")
+        event = self._begin(task, "choose", name)
+        position = self.seq
+        if position < len(self._prefix):
+            choice = self._prefix[position].choice
+            if choice >= len(options):
+                self._diverged = (
+                    f"step {position}: choice {name} has no option {choice}"
+                )
+                choice = 0
+        elif self._policy.kind in ("random", "pct"):
+            choice = self._random.randrange(len(options))
+        elif self._policy.kind == "script":
+            choice = self._scripted_choice(task.id, len(options))
+        else:
+            choice = 0
+        event.choice = choice
+        event.options = options
+        event.seen = options[choice]
+        if self.history is not None:
+            self.history.append(("choose", choice))
+        return options[choice]
+
+    # --- findings and reachability ------------------------------------------------
+
+    def report(self, rule: str, message: str, obj: str = "") -> None:
+        """Record a finding at the current event; the execution goes on."""
+        for f in self.findings:
+            if f.rule == rule and f.message == message:
+                return
+        self.findings.append(
+            Finding(rule, message, len(self.log) - 1, self.current.id, obj)
+        )
+
+    def fatal(self, rule: str, message: str, obj: str = "") -> None:
+        """Record a finding and end the execution (BUG())."""
+        self.report(rule, message, obj)
+        self._status = "halted"
+        if self.exploring and getcurrent() is not self._main and not self.dead:
+            assert self._main is not None
+            self._main.switch(None)
+        raise Halt
+
+    def reach(self, what: str) -> None:
+        """Note that something interesting happened (a scenario's *must occur*)."""
+        self.reached.add(what)
+
+    def emit(self, what: str, *args: Any) -> None:
+        """Tell listeners (monitors) of something that happened in the current event."""
+        for listener in self.listeners:
+            listener(what, args)
+
+    # --- retry loops are awaits -------------------------------------------------
+
+    def blame(self, cell: Cell, *, changed: bool = False) -> None:
+        """The running attempt fails because of ``cell`` as just read.  ``changed``: the
+        cell has already changed since (a lost cmpxchg), so a retry is worth it now."""
+        blame = self.current.blame
+        position = -2 if changed else self.seq
+        if cell not in blame or blame[cell] < position or changed:
+            blame[cell] = position
+
+    def retry(self, head: str) -> None:
+        """At the head of a retry loop after a failed attempt: wait until another task
+        writes something that made the attempt fail.  Nothing blamed: the failure was
+        injected, so the retry may run at once."""
+        task = self.current
+        blame = task.blame
+        task.blame = {}
+        if not blame:
+            return
+        if not self.exploring or self.dead:
+            if any(cell.wseq > at for cell, at in blame.items()):
+                return
+            self.report("STUCK", f"{head}: retries what nobody will change")
+            raise Halt
+        if any(at == -2 for at in blame.values()):
+            return  # a value it used is stale by now: the next attempt differs
+        if task.retries < self.retries_allowed:
+            task.retries += 1
+            return
+        cells = list(blame.items())
+        self.retries_folded += 1
+
+        def ready() -> bool:
+            return any(cell.wseq > at for cell, at in cells)
+
+        was = self.interleaving
+        if not was:
+            raise MachineError(f"{head}: retry inside an atomic step")
+        event = self.point("await", head, ready)
+        event.since = {cell.name: at for cell, at in cells}
+        event.acc.extend((cell.name, AWAIT) for cell, _ in cells)
+
+    # --- running ----------------------------------------------------------------
+
+    def run(
+        self,
+        bodies: Sequence[tuple[str, Callable[[], None]]],
+        prefix: Sequence[Decision] = (),
+        sleep: Mapping[int, list[Access]] | None = None,
+        policy: Policy = Policy(),  # noqa: B008 - frozen
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+        settle: Callable[[], None] | None = None,
+        fingerprint: bool = False,
+    ) -> Execution:
+        """Execute the tasks once and rewind all state.
+
+        :param prefix: decisions to follow first.
+        :param sleep: per task, the footprint of its next event, which must not run
+            before something dependent on it (as of just before the last decision of
+            the prefix; the runner updates it from there on).
+        :param settle: called in sequential mode after the last event, to judge.
+        """
+        mark = len(self.journal)
+        self._prefix = prefix
+        self._sleep = dict(sleep) if sleep else {}
+        self._slept = max(len(prefix) - 1, 0)
+        self._script_at = 0
+        self._choices_made = {}
+        self._policy = policy
+        self._limits = limits
+        self._random = random.Random(policy.seed)
+        self._status = ""
+        self._diverged = ""
+        self.log = []
+        self.findings = []
+        self.reached = set()
+        self.retries_folded = 0
+        self.seq = -1
+        self.dead = False
+        self.sequential = Task(-1, "sequential", None)
+        self.tasks = [Task(i, name, body) for i, (name, body) in enumerate(bodies)]
+        if self.history is not None:
+            self.histories = [[] for _ in bodies]
+        if policy.kind == "pct":
+            self._plan_pct(len(bodies))
+        self._main = getcurrent()
+        try:
+            self._start()
+            chosen = self._schedule()
+            while chosen is not None:
+                self.current = chosen
+                assert chosen.glet is not None
+                chosen = chosen.glet.switch()
+            pending = self._pending()
+            self._kill()
+            if settle is not None and self._status == "complete":
+                try:
+                    settle()
+                except Halt:
+                    pass  # BUG() in the epilogue: recorded as a finding
+            execution = Execution(
+                self.log,
+                self._status,
+                list(self.findings),
+                pending,
+                self._diverged,
+                self.fingerprint(mark) if fingerprint else None,
+                frozenset(self.reached),
+            )
+        finally:
+            self._kill()
+            self.rewind(mark)
+        return execution
+
+    def _start(self) -> None:
+        """Let every task run to its first point (nothing shared happens before it)."""
+        self.exploring = self.interleaving = True
+        self._atomic.depth = 0
+        self._atomic.outer = False
+        for task in self.tasks:
+            self.current = task
+            task.glet = greenlet(lambda t=task: self._body(t))
+            task.glet.switch()
+
+    def _body(self, task: Task) -> Task | None:
+        """A task's greenlet: its body, then the choice of who goes on."""
+        try:
+            assert task.body is not None
+            task.body()
+        except Halt:
+            if self.dead or self._status == "halted":
+                return None
+        except Exception as error:
+            if self.dead:
+                return None
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            self.report(
+                "EXCEPTION",
+                f"{type(error).__name__}: {error} ({at.name}, line {at.lineno})",
+            )
+            self._status = "halted"
+            return None
+        task.done = True
+        if not task.started:
+            task.started = True
+            return None
+        return self._schedule()
+
+    def _kill(self) -> None:
+        """Unwind unfinished tasks; points do nothing meanwhile."""
+        self.dead = True
+        self.exploring = self.interleaving = False
+        for task in self.tasks:
+            glet = task.glet
+            if glet is not None and not glet.dead:
+                self.current = task
+                glet.throw(Halt)
+        self.dead = False
+        self._atomic.depth = 0
+        self._atomic.outer = False
+        self.current = self.sequential
+        self.acc = _Discard()
+        self.history = None if self.history is None else []
+
+    def _pending(self) -> list[Event]:
+        pending = []
+        for task in self.tasks:
+            if not task.done:
+                event = Event(task.id, task.count, task.op, task.obj)
+                event.off = task.off
+                pending.append(event)
+        return pending
+
+    # --- scheduling ---------------------------------------------------------------
+
+    def _schedule(self) -> Task | None:
+        """The task whose announced event runs next; None ends the execution."""
+        position = len(self.log)
+        if self._status or self.dead:
+            return None
+        enabled: list[Task] = []
+        waiting = False
+        for task in self.tasks:
+            if task.done:
+                continue
+            if task.ready is None or task.ready():
+                enabled.append(task)
+            else:
+                task.off = position
+                waiting = True
+        if not enabled:
+            if not waiting:
+                self._status = "complete"
+            else:
+                waits = [t.op for t in self.tasks if not t.done]
+                self._status = (
+                    "deadlock" if all(w.endswith("lock") for w in waits) else "stuck"
+                )
+                self._report_blocked()
+            return None
+        if position < len(self._prefix):
+            wanted = self._prefix[position].task
+            for task in enabled:
+                if task.id == wanted:
+                    return task
+            self._status = "diverged"
+            self._diverged = f"step {position}: task {wanted} cannot run"
+            return None
+        if position >= self._limits.steps:
+            self._status = "limit"
+            self.report("LIVELOCK", f"no end after {position} steps")
+            return None
+        self.enabled_now = tuple(t.id for t in enabled)
+        if self.state_hook is not None and not self.state_hook():
+            self._status = "matched"
+            return None
+        sleep = self._sleep
+        if sleep:
+            for event in self.log[self._slept :]:
+                for tid in [t for t, acc in sleep.items() if dependent(acc, event.acc)]:
+                    del sleep[tid]
+            self._slept = position
+            candidates = [t for t in enabled if t.id not in sleep]
+            if not candidates:
+                self._status = "sleeping"
+                return None
+        else:
+            candidates = enabled
+        return self._pick(candidates, position)
+
+    def _pick(self, candidates: list[Task], position: int) -> Task:
+        kind = self._policy.kind
+        if kind == "continue":
+            return self.current if self.current in candidates else candidates[0]
+        if kind == "lowest":
+            return candidates[0]
+        if kind == "random":
+            return self._random.choice(candidates)
+        if kind == "pct":
+            best = max(candidates, key=lambda t: self._priority[t.id])
+            if position in self._change_at:
+                self._priority[best.id] = -float(self._change_at[position])
+                best = max(candidates, key=lambda t: self._priority[t.id])
+            return best
+        if kind == "script":
+            script = self._policy.script
+            while self._script_at < len(script):
+                wanted = script[self._script_at]
+                self._script_at += 1
+                for task in candidates:
+                    if task.id == wanted:
+                        return task
+            return self.current if self.current in candidates else candidates[0]
+        raise MachineError(f"unknown policy {kind!r}")
+
+    def _scripted_choice(self, tid: int, options: int) -> int:
+        """The task's next recorded choice, 0 where the record ends."""
+        recorded = self._policy.choices[tid] if tid < len(self._policy.choices) else ()
+        n = self._choices_made.get(tid, 0)
+        self._choices_made[tid] = n + 1
+        return recorded[n] if n < len(recorded) and recorded[n] < options else 0
+
+    def _plan_pct(self, n: int) -> None:
+        """Random priorities and change points (Burckhardt et al., ASPLOS 2010)."""
+        self._priority = [float(p) for p in self._random.sample(range(1, n + 1), n)]
+        span = min(self._limits.steps, 400)
+        self._change_at = {
+            self._random.randrange(span): i + 1
+            for i in range(max(0, self._policy.depth - 1))
+        }
+
+    def _report_blocked(self) -> None:
+        what = "; ".join(
+            f"{t.name} waits at {t.op} {t.obj}" for t in self.tasks if not t.done
+        )
+        rule = "DEADLOCK" if self._status == "deadlock" else "STUCK"
+        self.findings.append(Finding(rule, what, len(self.log) - 1, self.current.id))
+
+
+class _Step:
+    """The body of `Machine.step`: scheduling points inside it are plain accesses."""
+
+    __slots__ = ("depth", "m", "outer")
+
+    def __init__(self, m: Machine) -> None:
+        self.m = m
+        self.depth = 0
+        self.outer = False
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *exc: object) -> None:
+        if self.depth:
+            self.depth -= 1
+        elif self.outer:
+            self.outer = False
+            m = self.m
+            m.interleaving = m.exploring and not m.dead
+
+
+def _caller() -> tuple[tuple[str, str, int] | None, tuple[str, ...]]:
+    """Function, file and line of the model code that made the current access."""
+    frame = sys._getframe(2)
+    where: tuple[str, str, int] | None = None
+    stack: list[str] = []
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        code = frame.f_code
+        if not module.startswith(("septum.machine", "septum.explore", "contextlib")):
+            if where is None:
+                where = (code.co_name, code.co_filename, frame.f_lineno)
+            stack.append(code.co_name)
+        frame = frame.f_back  # type: ignore[assignment]
+    return where, tuple(reversed(stack))

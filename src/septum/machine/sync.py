@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Locks, RCU, SRCU and waits: every operation is one scheduling point.
+
+Blocking locks (`RWLock`, `SpinLock`, `Mutex`) disable the task until they can be had.
+`TryLock` is the TDX Module's kind: tried, never waited for.  Readers of a rwlock are
+admitted while a writer only waits (an over-approximation, docs/fidelity.md).
+
+lockdep is a property of the code, so its violations are findings ``I10``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from septum.machine.core import Cell, Halt, Machine
+from septum.machine.dependency import (
+    EXCL,
+    EXCL_REL,
+    FAIL_EXCL,
+    FAIL_SHARED,
+    READ,
+    SHARED,
+    SHARED_REL,
+    TRY_EXCL,
+    TRY_SHARED,
+    WAIT,
+)
+from septum.machine.memory import Page, Word
+
+__all__ = ["RCU", "SRCU", "Mutex", "RWLock", "SpinLock", "TryLock", "wait_until"]
+
+_FREE: Final[tuple[int | None, tuple[int, ...]]] = (None, ())
+
+
+class RWLock(Cell):
+    """rwlock_t; ``v`` is ``(writer task or None, reader tasks)``.
+
+    :param order: locks with a higher order nest inside those with a lower one.
+    """
+
+    __slots__ = ("order",)
+
+    def __init__(self, m: Machine, name: str, order: int = 0) -> None:
+        super().__init__(m, name, _FREE)
+        self.order = order
+
+    def can_read(self) -> bool:
+        return self.v[0] is None
+
+    def can_write(self) -> bool:
+        return self.v[0] is None and not self.v[1]
+
+    def read_lock(self) -> None:
+        self._acquire("read_lock", self.can_read, SHARED)
+        writer, readers = self.v
+        self._change((writer, tuple(sorted((*readers, self.m.current.id)))))
+
+    def write_lock(self) -> None:
+        self._acquire("write_lock", self.can_write, EXCL)
+        self._change((self.m.current.id, ()))
+
+    def read_unlock(self) -> None:
+        writer, readers = self.v
+        me = self.m.current.id
+        if me not in readers and not self.m.dead:
+            self.m.report(
+                "I10", f"{self.name}: read_unlock() without the lock", self.name
+            )
+            return
+        if self.m.dead:
+            return
+        self._release("read_unlock", SHARED_REL)
+        writer, readers = self.v
+        left = list(readers)
+        left.remove(me)
+        self._change((writer, tuple(left)))
+
+    def write_unlock(self) -> None:
+        if self.m.dead:
+            return
+        if self.v[0] != self.m.current.id:
+            self.m.report(
+                "I10", f"{self.name}: write_unlock() without the lock", self.name
+            )
+            return
+        self._release("write_unlock", EXCL_REL)
+        self._change(_FREE)
+
+    def held(self) -> bool:
+        """By the running task, in any mode."""
+        me = self.m.current.id
+        return bool(self.v[0] == me or me in self.v[1])
+
+    def held_write(self) -> bool:
+        return bool(self.v[0] == self.m.current.id)
+
+    def held_read(self) -> bool:
+        return self.m.current.id in self.v[1]
+
+    def contended(self) -> bool:
+        """rwlock_needbreak(): another task waits for it."""
+        m = self.m
+        return any(
+            t is not m.current
+            and not t.done
+            and t.obj == self.name
+            and t.op.endswith("lock")
+            for t in m.tasks
+        )
+
+    def _change(self, v: tuple[int | None, tuple[int, ...]]) -> None:
+        m = self.m
+        m.journal.append((self, self.v, self.wseq))
+        self.v = v
+
+    def _acquire(self, op: str, ready: Callable[[], bool], kind: int) -> None:
+        m = self.m
+        task = m.current
+        if self.held():
+            m.report("I10", f"{op}({self.name}): possible recursive locking", self.name)
+            if not ready():
+                raise Halt
+        for other in task.held:
+            if _ORDER.get(other, 0) > self.order > 0:
+                m.report(
+                    "I10", f"{op}({self.name}) while holding {other}: wrong lock order"
+                )
+        _ORDER[self.name] = self.order
+        if m.interleaving:
+            m.point(op, self.name, ready)
+        elif not ready() and not m.dead:
+            m.report(
+                "DEADLOCK",
+                f"{task.name} waits at {op} {self.name} with nobody to release it",
+            )
+            raise Halt
+        m.acc.append((self.name, kind))
+        task.held.append(self.name)
+
+    def _release(self, op: str, kind: int) -> None:
+        m = self.m
+        if m.interleaving:
+            m.point(op, self.name)
+        m.acc.append((self.name, kind))
+        self.wseq = m.seq
+        if self.name in m.current.held:
+            m.current.held.remove(self.name)
+
+
+_ORDER: dict[str, int] = {}
+
+
+class SpinLock(RWLock):
+    """spinlock_t or mutex: only the exclusive half."""
+
+    __slots__ = ()
+
+    def lock(self) -> None:
+        self._acquire("lock", self.can_write, EXCL)
+        self._change((self.m.current.id, ()))
+
+    def unlock(self) -> None:
+        if self.m.dead:
+            return
+        if self.v[0] != self.m.current.id:
+            self.m.report("I10", f"{self.name}: unlock() without the lock", self.name)
+            return
+        self._release("unlock", EXCL_REL)
+        self._change(_FREE)
+
+
+class Mutex(SpinLock):
+    """struct mutex: as `SpinLock`, but may sleep (never under a spinning lock)."""
+
+    __slots__ = ()
+
+
+class TryLock(Cell):
+    """A lock that is tried inside a step, never waited for (TDX Module sharex).
+
+    ``v`` is ``(exclusive, shared count)``.  Call inside `Machine.step`.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, m: Machine, name: str) -> None:
+        super().__init__(m, name, (False, 0))
+
+    def try_shared(self) -> bool:
+        excl, readers = self.v
+        if excl:
+            return self._fail(FAIL_SHARED)
+        self._take((False, readers + 1), TRY_SHARED)
+        return True
+
+    def try_excl(self) -> bool:
+        if self.v != (False, 0):
+            return self._fail(FAIL_EXCL)
+        self._take((True, 0), TRY_EXCL)
+        return True
+
+    def drop_shared(self) -> None:
+        excl, readers = self.v
+        self._take((excl, readers - 1), SHARED_REL)
+        self.wseq = self.m.seq
+
+    def drop_excl(self) -> None:
+        self._take((False, 0), EXCL_REL)
+        self.wseq = self.m.seq
+
+    def _take(self, v: tuple[bool, int], kind: int) -> None:
+        m = self.m
+        m.acc.append((self.name, kind))
+        m.journal.append((self, self.v, self.wseq))
+        self.v = v
+        if m.history is not None and kind in (TRY_SHARED, TRY_EXCL):
+            m.history.append(True)
+
+    def _fail(self, kind: int) -> bool:
+        m = self.m
+        m.acc.append((self.name, kind))
+        m.blame(self)
+        if m.history is not None:
+            m.history.append(False)
+        return False
+
+
+class RCU:
+    """rcu_read_lock() and the callbacks of call_rcu(), which run when all is settled."""
+
+    def __init__(self, m: Machine) -> None:
+        self.m = m
+
+    def read_lock(self) -> None:
+        m = self.m
+        task = m.current
+        if task.rcu_depth == 0:
+            if m.interleaving:
+                m.point("rcu_read_lock", "rcu")
+            # When the section began relative to a call_rcu() decides what is legal.
+            m.acc.append((m.rcu.name, READ))
+            task.rcu_section += 1
+        task.rcu_depth += 1
+
+    def read_unlock(self) -> None:
+        m = self.m
+        if m.dead:
+            return
+        if m.current.rcu_depth == 0:
+            m.report("I10", "rcu_read_unlock() without rcu_read_lock()")
+            return
+        m.current.rcu_depth -= 1
+
+    def held(self) -> bool:
+        return self.m.current.rcu_depth > 0
+
+    def barrier(self) -> None:
+        """rcu_barrier(): run every callback.  Only when no task is in a section."""
+        m = self.m
+        while m.rcu.v:
+            page, callback = m.rcu.v[0]
+            m.rcu.set(m.rcu.v[1:])
+            callback()
+            assert isinstance(page, Page)
+
+
+class SRCU(Cell):
+    """srcu_struct: `synchronize` waits for the sections that began before it."""
+
+    __slots__ = ()
+
+    def __init__(self, m: Machine, name: str) -> None:
+        super().__init__(m, name, ())  # (task, start) of every open section
+
+    def read_lock(self) -> int:
+        m = self.m
+        if m.interleaving:
+            m.point("srcu_read_lock", self.name)
+        token = m.current.count
+        m.acc.append((self.name, SHARED))
+        self._change((*self.v, (m.current.id, token)))
+        return token
+
+    def read_unlock(self, token: int) -> None:
+        m = self.m
+        if m.dead:
+            return
+        if m.interleaving:
+            m.point("srcu_read_unlock", self.name)
+        entry = (m.current.id, token)
+        if entry not in self.v:
+            m.report(
+                "I10", f"{self.name}: srcu_read_unlock() without the section", self.name
+            )
+            return
+        m.acc.append((self.name, SHARED_REL))
+        self._change(tuple(e for e in self.v if e != entry))
+        self.wseq = m.seq
+
+    def _change(self, v: tuple[tuple[int, int], ...]) -> None:
+        m = self.m
+        m.journal.append((self, self.v, self.wseq))
+        self.v = tuple(sorted(v))
+
+    def synchronize(self) -> None:
+        m = self.m
+        with m.step("synchronize_srcu", self.name):
+            before = set(self.peek())
+        if any(tid == m.current.id for tid, _ in before):
+            m.report(
+                "I10", f"synchronize_srcu({self.name}) inside its own read section"
+            )
+            raise Halt
+        self._wait(lambda: not before.intersection(self.v))
+
+    def _wait(self, done: Callable[[], bool]) -> None:
+        m = self.m
+        if m.interleaving:
+            m.point("synchronize_srcu-wait", self.name, done)
+        elif not done() and not m.dead:
+            m.report(
+                "STUCK", f"synchronize_srcu({self.name}) waits with nobody to leave"
+            )
+            raise Halt
+        m.acc.append((self.name, WAIT))
+
+
+def wait_until(word: Word, done: Callable[[Any], bool], why: str) -> None:
+    """Block until ``done(value of word)`` holds (an IPI's acknowledgement).
+
+    The word's writers must use operations of kind WRITE, so that they are ordered.
+    """
+    m = word.m
+    if m.interleaving:
+        m.point(why, word.name, lambda: done(word.v))
+    elif not done(word.v) and not m.dead:
+        m.report("STUCK", f"{why}: {word.name} waits with nobody to change it")
+        raise Halt
+    m.acc.append((word.name, WAIT))

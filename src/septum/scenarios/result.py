@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The result of checking one design in one scenario, and its counterexample as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from septum.machine import Decision, Event, Finding
+
+__all__ = ["CheckResult", "Counterexample", "Replay"]
+
+VERDICTS = ("holds", "bounded", "sampled", "violated", "vacuous", "n/a", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Counterexample:
+    """A schedule that breaks a rule, as data (docs/schemas/counterexample.json).
+
+    ``labels`` has one ``(task, function, operation, object)`` per decision, as it was
+    when recorded; replay compares it and names the first step that differs.
+    """
+
+    design: str
+    scenario: str
+    params: Mapping[str, Any]
+    profile: str
+    memory_model: str
+    decisions: tuple[Decision, ...]
+    labels: tuple[tuple[str, str, str, str], ...]
+    finding: Finding
+    septum: str
+    geometry: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Replay:
+    """An execution run again with source locations.
+
+    :ivar events: every event; ``event.where`` = (function, file, line), ``event.stack``
+        = functions from the task's body down.
+    :ivar task_names: by task number.
+    :ivar findings: in order; `Finding.step` indexes ``events``.
+    :ivar pair: positions of the racing pair whose other order keeps the rule, or None.
+    :ivar traces: position of an event -> what the model told at it (SEAMCALL leaf and
+        status, trace lines), as short texts.
+    :ivar states: position of an event -> state after it, filled on request only.
+    """
+
+    events: list[Event]
+    task_names: list[str]
+    findings: list[Finding]
+    pair: tuple[int, int] | None = None
+    traces: dict[int, list[str]] = field(default_factory=dict)
+    states: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class CheckResult:
+    """One row of the verdict table (field names: design.md, output contract).
+
+    :ivar missing: must-occur events that never occurred (verdict ``vacuous``).
+    :ivar other_findings: rules found besides ``finding``, in order of first schedule.
+    :ivar note: why a row is n/a, or what went wrong.
+    """
+
+    design: str
+    scenario: str
+    params: dict[str, Any]
+    verdict: str
+    complete: bool = False
+    finding: Finding | None = None
+    strategy: str = "dpor"
+    memory_model: str = "SC"
+    executions: int = 0
+    traces: int = 0
+    blocked: int = 0
+    retries_folded: bool = False
+    bounds_hit: list[str] = field(default_factory=list)
+    reached: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    counterexample: Counterexample | None = None
+    other_findings: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    note: str = ""
+    hypothetical: bool = False
+    steps: int = 0
