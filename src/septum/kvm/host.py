@@ -8,7 +8,7 @@ execution, so they are the same in every execution that does the same, and a pag
 is freed while the S-EPT still maps it stays recognisable (I12).
 
 ``owner(pfn)`` is who has the page: ``external_spt``, ``spt`` (its life is in
-`septum.machine.Page`), ``gmem``, or ``free``.  `free_page` emits ``page_freed``.
+`septum.machine.Page`), ``gmem``, ``hva``, or ``free``.  `free_page` emits ``page_freed``.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ __all__ = [
     "CONTROL_FIRST_PFN",
     "FREE",
     "GMEM_FIRST_PFN",
+    "HVA_FIRST_PFN",
     "TABLE_FIRST_PFN",
     "TDMR_END_PFN",
     "TDMR_FIRST_PFN",
     "Host",
     "OutOfPages",
+    "PageCache",
 ]
 
 TDMR_FIRST_PFN: Final = 0x40000  # 1 GiB
@@ -38,6 +40,7 @@ _ARENAS: Final = (0x100000 - TABLE_FIRST_PFN) // _ARENA
 _GENERATION: Final = 0x100000  # 4 GiB of guest pages per generation of a gmem page
 _GENERATIONS: Final = 16
 TDMR_END_PFN: Final = GMEM_FIRST_PFN + _GENERATION * _GENERATIONS
+HVA_FIRST_PFN: Final = TDMR_END_PFN
 
 FREE: Final = "free"
 
@@ -54,8 +57,8 @@ class Host:
         self.geometry = geometry
         self._next: dict[int, Cell] = {}
         self._owner: dict[int, Cell] = {}
-        self._gmem: dict[int, Word] = {}
-        self._generation: dict[int, Cell] = {}
+        self.gmem = PageCache(self, "gmem", GMEM_FIRST_PFN)
+        self.hva = PageCache(self, "hva", HVA_FIRST_PFN)
         # How many allocations may fail (KVM's GFP_KERNEL_ACCOUNT ones); each is a choice.
         self.alloc_failures = Cell(m, "alloc_failures", 0)
 
@@ -73,8 +76,14 @@ class Host:
             raise OutOfPages(f"{m.current.name}: no page left in its arena")
         next_page.set(n + 1)
         pfn = TABLE_FIRST_PFN + (task + 1) * _ARENA + n
-        self._page(pfn).set(owner)
+        self.page(pfn).set(owner)
         return pfn
+
+    @staticmethod
+    def arena_name(kind: str, pfn: int) -> str:
+        """A name for what was made in the page: kind, task (if any), number."""
+        task, n = divmod(pfn - TABLE_FIRST_PFN, _ARENA)
+        return f"{kind}{task - 1}.{n}" if task else f"{kind}{n}"
 
     def allocation_fails(self) -> bool:
         """Whether a GFP allocation fails now: a choice, while the budget lasts."""
@@ -87,7 +96,7 @@ class Host:
     def free_page(self, pfn: int) -> None:
         """Back to the allocator.  Twice is finding I6."""
         m = self.m
-        page = self._page(pfn)
+        page = self.page(pfn)
         with m.step("free_page", page.name):
             if page.peek() == FREE:
                 m.report("I6", f"{page.name} is freed twice", page.name)
@@ -96,48 +105,60 @@ class Host:
 
     def owner(self, pfn: int) -> str:
         """Who has the page; for monitors (part of the current event)."""
-        owner: str = self._page(pfn).peek()
+        owner: str = self.page(pfn).peek()
         return owner
 
-    def _page(self, pfn: int) -> Cell:
+    def page(self, pfn: int) -> Cell:
+        """The cell that holds the page's owner."""
         page = self._owner.get(pfn)
         if page is None:
             page = self._owner[pfn] = Cell(self.m, f"page {pfn:x}", FREE)
         return page
 
-    # --- guest_memfd ----------------------------------------------------------------
 
-    def gmem_pfn(self, gfn: int) -> int:
-        """The page backing ``gfn``, made on first use (filemap lookup: one point)."""
-        m = self.m
-        entry = self._gmem_entry(gfn)
-        with m.step("gmem_get_folio", entry.name):
+class PageCache:
+    """Pages of guest memory by GFN: a guest_memfd file, or the VMM's anonymous memory.
+
+    A page that was truncated comes back, on the next use, with another PFN.
+    """
+
+    def __init__(self, host: Host, name: str, first_pfn: int) -> None:
+        self.host = host
+        self.name = name
+        self.first_pfn = first_pfn
+        self._entries: dict[int, tuple[Word, Cell]] = {}
+
+    def get_pfn(self, gfn: int) -> int:
+        """The page backing ``gfn``, made on first use (lookup or insertion: one point)."""
+        entry, generation = self._entry(gfn)
+        with self.host.m.step(f"{self.name}_get_folio", entry.name):
             pfn: int = entry.peek()
             if not pfn:
-                generation = self._generation[gfn]
-                if generation.v >= _GENERATIONS:
+                n = generation.v
+                if n >= _GENERATIONS:
                     raise OutOfPages(f"gfn {gfn:x} was populated {_GENERATIONS} times")
-                pfn = GMEM_FIRST_PFN + generation.v * _GENERATION + gfn % _GENERATION
-                generation.set(generation.v + 1)
+                pfn = self.first_pfn + n * _GENERATION + gfn % _GENERATION
+                generation.set(n + 1)
                 entry.poke(pfn)
-                self._page(pfn).poke("gmem")
+                self.host.page(pfn).poke(self.name)
         return pfn
 
-    def gmem_truncate(self, gfn: int) -> None:
+    def truncate(self, gfn: int) -> None:
         """truncate_inode_pages_range() for one page: out of the cache, then freed."""
-        entry = self._gmem_entry(gfn)
+        entry, _ = self._entry(gfn)
         pfn: int = entry.xchg(0)
         if pfn:
-            self.free_page(pfn)
+            self.host.free_page(pfn)
 
-    def gmem_peek(self, gfn: int) -> int:
+    def peek(self, gfn: int) -> int:
         """The PFN backing ``gfn`` now, 0 if none; for monitors."""
-        pfn: int = self._gmem_entry(gfn).peek()
+        pfn: int = self._entry(gfn)[0].peek()
         return pfn
 
-    def _gmem_entry(self, gfn: int) -> Word:
-        entry = self._gmem.get(gfn)
+    def _entry(self, gfn: int) -> tuple[Word, Cell]:
+        entry = self._entries.get(gfn)
         if entry is None:
-            entry = self._gmem[gfn] = Word(self.m, f"gmem[{gfn:x}]", 0)
-            self._generation[gfn] = Cell(self.m, f"gmem[{gfn:x}].generation", 0)
+            m = self.host.m
+            name = f"{self.name}[{gfn:x}]"
+            entry = self._entries[gfn] = (Word(m, name, 0), Cell(m, f"{name}.generation", 0))
         return entry

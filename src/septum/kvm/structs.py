@@ -169,29 +169,33 @@ class KvmMmuPage:
     """``struct kvm_mmu_page`` (sp).
 
     ``pfn`` is that of ``spt``.  ``external_spt`` is the PFN of the page given to TDX, 0
-    for roots and direct pages.  ``ptep`` is the parent's SPTE, None for roots.
-    ``linked`` is ours: a link succeeded, for the accounting monitors.
+    for roots and direct pages.  ``ptep`` is the parent's SPTE, None for roots.  The
+    fields of `init` are set before publication and then never change.
     """
 
-    def __init__(
-        self, kvm: Kvm, name: str, pfn: int, role: Role, gfn: int, ptep: Spte | None, fill: int
-    ) -> None:
+    role: Role
+    gfn: int
+    ptep: Spte | None
+    is_mirror: bool
+
+    def __init__(self, kvm: Kvm, name: str, pfn: int, fill: int) -> None:
         m = kvm.m
         self.kvm = kvm
         self.name = name
         self.pfn = pfn
-        self.role = role
-        self.gfn = gfn
-        self.ptep = ptep
-        self.tdp_mmu_page = True
-        self.is_mirror = role.is_mirror
         self.spt = PageTable(m, name, kvm.geometry.entries, fill, owner=self, dynamic=True)
         self.external_spt = Cell(m, f"{name}.external_spt", 0)
         self.nx_huge_page_disallowed = Cell(m, f"{name}.nx_huge_page_disallowed", False)
-        if ptep is None:
-            self.invalid = Word(m, f"{name}.invalid", False)
-            self.tdp_mmu_root_count = Word(m, f"{name}.root_count", 0)
-            self.tdp_mmu_scheduled_root_to_zap = Cell(m, f"{name}.scheduled", False)
+        self.invalid = Word(m, f"{name}.invalid", False)
+        self.tdp_mmu_root_count = Word(m, f"{name}.root_count", 0)
+        self.tdp_mmu_scheduled_root_to_zap = Cell(m, f"{name}.scheduled", False)
+
+    def init(self, role: Role, gfn: int, ptep: Spte | None) -> None:
+        """tdp_mmu_init_sp()."""
+        self.role = role
+        self.gfn = gfn
+        self.ptep = ptep
+        self.is_mirror = role.is_mirror
 
     def __repr__(self) -> str:
         return f"<sp {self.name} l{self.role.level} gfn {self.gfn:x}>"
@@ -293,7 +297,8 @@ class Kvm:
         self.tdp_mmu_roots = Word(m, "tdp_mmu_roots", ())  # PFNs of the roots' tables
         self.has_mirrored_tdp = vm_type == KVM_X86_TDX_VM
         self.gfn_direct_bits = geometry.shared_gfn_bit if self.has_mirrored_tdp else 0
-        self.shadow_mmio_value = 0
+        self.shadow_mmio_value = 0 if self.has_mirrored_tdp else 0x6
+        self.memslots_generation = Word(m, "memslots_generation", 0)
 
         self.slots = tuple(KvmMemorySlot(m, base, n, gmem=True) for base, n in slots)
         attribute = KVM_MEMORY_ATTRIBUTE_PRIVATE if private and self.has_mirrored_tdp else 0

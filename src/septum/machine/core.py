@@ -562,6 +562,7 @@ class Machine:
         self._main = getcurrent()
         try:
             self._start()
+            self.current = self.tasks[0]
             chosen = self._schedule()
             while chosen is not None:
                 self.current = chosen
