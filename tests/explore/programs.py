@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from septum.explore import MachineProgram
 from septum.machine import Machine, Mutex, RWLock, TryLock, Word
-from septum.machine.core import Halt
+from septum.machine import Halt
 
 Body = Callable[[], None]
 

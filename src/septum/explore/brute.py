@@ -32,9 +32,7 @@ def naive(
     on_execution: Callable[[Execution], None] | None = None,
 ) -> SearchResult:
     """All interleavings and choices, depth first."""
-    return _search(
-        program, "naive", None, limits, max_executions, deadline, first, on_execution
-    )
+    return _search(program, "naive", None, limits, max_executions, deadline, first, on_execution)
 
 
 def states(
@@ -48,9 +46,7 @@ def states(
 ) -> SearchResult:
     """All reachable states (shared state and every task's observations)."""
     seen: set[Hashable] = set()
-    return _search(
-        program, "states", seen, limits, max_executions, deadline, first, on_execution
-    )
+    return _search(program, "states", seen, limits, max_executions, deadline, first, on_execution)
 
 
 def _search(

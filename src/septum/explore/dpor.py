@@ -17,12 +17,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import perf_counter
 
-from septum.explore.program import CONTINUE, Program
+from septum.explore.program import Program
 from septum.explore.races import analyse, initials
 from septum.explore.result import SearchResult
 from septum.explore.steps import Step, pending_step, steps_of
 from septum.machine import Decision, Execution, Limits, Policy
 from septum.machine.dependency import Access, dependent
+from septum.machine.events import CONTINUE
 
 __all__ = ["NondeterminismError", "explore"]
 
@@ -95,10 +96,7 @@ def explore(
         if deadline and perf_counter() >= deadline:
             result.bounds_hit.append("time budget")
             break
-        if (
-            execution.status == "limit"
-            and "steps per execution" not in result.bounds_hit
-        ):
+        if execution.status == "limit" and "steps per execution" not in result.bounds_hit:
             result.bounds_hit.append("steps per execution")
     if execution.status == "limit" and "steps per execution" not in result.bounds_hit:
         result.bounds_hit.append("steps per execution")
@@ -107,9 +105,7 @@ def explore(
     return result
 
 
-def _extend(
-    stack: list[_Node], prefix: list[Decision], execution: Execution, tasks: int
-) -> None:
+def _extend(stack: list[_Node], prefix: list[Decision], execution: Execution, tasks: int) -> None:
     """Push the new nodes of an execution and add the backtrack points its races ask for."""
     steps = steps_of(execution.events)
     kept = max(len(stack) - 1, 0)  # the last node's step is new in this run
@@ -125,9 +121,7 @@ def _extend(
             inherited: dict[int, list[Access]] = {}
             if above is not None:
                 acc = above.step.acc
-                inherited = {
-                    t: a for t, a in above.sleep.items() if not dependent(a, acc)
-                }
+                inherited = {t: a for t, a in above.sleep.items() if not dependent(a, acc)}
                 inherited.pop(above.step.task, None)
             node = _Node(step, inherited)
             node.footprint = list(step.acc)
@@ -171,9 +165,7 @@ def _next(stack: list[_Node]) -> tuple[list[Decision], dict[int, list[Access]]] 
                 prefix.append(Decision(step.task, option + 1))
                 sleep = dict(node.sleep)
                 # Up to the last choice the footprint is known from this run.
-                return prefix, {
-                    t: a for t, a in sleep.items() if not dependent(a, step.acc)
-                }
+                return prefix, {t: a for t, a in sleep.items() if not dependent(a, step.acc)}
         if not node.closed:
             node.closed = True
             node.sleep[step.task] = node.footprint

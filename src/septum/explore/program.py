@@ -8,11 +8,9 @@ from typing import Protocol
 
 from septum.machine import Decision, Execution, Limits, Machine, Policy
 from septum.machine.dependency import Access
+from septum.machine.events import CONTINUE, DEFAULT_LIMITS
 
-__all__ = ["CONTINUE", "DEFAULT_LIMITS", "MachineProgram", "Program"]
-
-CONTINUE = Policy()
-DEFAULT_LIMITS = Limits()
+__all__ = ["MachineProgram", "Program"]
 
 
 class Program(Protocol):

@@ -154,9 +154,7 @@ def _races(
             result.races.append((j, i))
 
 
-def initials(
-    steps: Sequence[Step], clocks: Sequence[list[int]], j: int, i: int
-) -> list[int]:
+def initials(steps: Sequence[Step], clocks: Sequence[list[int]], j: int, i: int) -> list[int]:
     """Tasks that can come first in ``notdep(j) . i``: the steps after j that do not
     depend on it, then i.  The task of ``i`` comes first in the list if it is one."""
     mine = steps[j]

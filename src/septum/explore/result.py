@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from septum.machine import Decision, Execution, Finding
 
@@ -13,9 +14,7 @@ __all__ = ["Found", "SearchResult", "schedule_key", "switches"]
 
 def switches(decisions: Sequence[Decision]) -> int:
     """Context switches of a schedule."""
-    return sum(
-        1 for a, b in zip(decisions, decisions[1:], strict=False) if a.task != b.task
-    )
+    return sum(1 for a, b in pairwise(decisions) if a.task != b.task)
 
 
 def schedule_key(

@@ -46,7 +46,7 @@ class Options:
 
 def search(
     program: MachineProgram,
-    options: Options = Options(),  # noqa: B008 - frozen
+    options: Options = Options(),
     *,
     progress: Callable[[SearchResult], None] | None = None,
     on_execution: Callable[[Execution], None] | None = None,
@@ -99,8 +99,6 @@ def search(
             on_execution=each,
         )
     else:
-        raise ValueError(
-            f"unknown strategy {strategy!r}: one of {', '.join(STRATEGIES)}"
-        )
+        raise ValueError(f"unknown strategy {strategy!r}: one of {', '.join(STRATEGIES)}")
     result.folded = folded
     return result

@@ -43,12 +43,14 @@ __all__ = [
     "is_writable_pte",
     "kvm_tdp_mmu_spte_need_atomic_update",
     "leaf_spte_change_needs_tlb_flush",
+    "make_mmio_spte",
     "make_nonleaf_spte",
     "make_small_spte",
     "make_spte",
     "mark_spte_for_access_track",
     "spte_ad_enabled",
     "spte_needs_atomic_update",
+    "spte_permission_fault",
     "spte_to_child_sp",
     "spte_to_pfn",
     "sptep_to_sp",
@@ -248,6 +250,21 @@ def make_spte(
     if prefetch:
         spte = mark_spte_for_access_track(spte)
     return False, spte
+
+
+def make_mmio_spte(kvm: Kvm, gfn: int) -> int:
+    """EPT: no access bits; 18 bits of the memslots' generation (facts 1.2)."""
+    gen = kvm.memslots_generation.read() & ((1 << 18) - 1)
+    return kvm.shadow_mmio_value | (gen & 0x7F) << 3 | (gen >> 7) << 52 | gfn << 12
+
+
+def spte_permission_fault(spte: int, write: bool, fetch: bool) -> bool:
+    """TDP tables: reads need R, writes W, fetches X (facts 1.3, without MBEC and GMET)."""
+    if not is_shadow_present_pte(spte):
+        return True
+    if write:
+        return not is_writable_pte(spte)
+    return not spte & (VMX_EPT_EXECUTABLE_MASK if fetch else PT_PRESENT_MASK)
 
 
 def make_small_spte(kvm: Kvm, huge_spte: int, child_level: int, index: int) -> int:

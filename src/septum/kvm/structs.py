@@ -206,12 +206,12 @@ class KvmMemorySlot:
     through kvm->memslots, so replacing a slot by an INVALID one is a store to it."""
 
     def __init__(
-        self, m: Machine, base_gfn: int, npages: int, *, gmem: bool = True, as_id: int = 0
+        self, m: Machine, base_gfn: int, npages: int, *, max_level: int = 1, as_id: int = 0
     ) -> None:
         self.name = f"slot{base_gfn:x}"
         self.base_gfn = base_gfn
         self.npages = npages
-        self.gmem = gmem
+        self.max_level = max_level  # largest page that the backing memory has
         self.as_id = as_id
         self.flags = Word(m, f"{self.name}.flags", 0)
 
@@ -248,7 +248,8 @@ class Kvm:
     :param functions: name -> function, from a design (`septum.designs`).
     :param prove_mmu: CONFIG_KVM_PROVE_MMU: fewer zap passes.  Its warnings are always on.
     :param yields: how often ``tdp_mmu_iter_cond_resched`` may find a reschedule due, per
-        operation; each is a choice.
+        task; each is a choice.
+    :param max_level: largest page that the memory behind the memslots has.
     """
 
     def __init__(
@@ -263,6 +264,7 @@ class Kvm:
         private: bool = True,
         prove_mmu: bool = False,
         yields: int = 0,
+        max_level: int = 1,
     ) -> None:
         self.m = m
         self.geometry = geometry
@@ -272,7 +274,7 @@ class Kvm:
         self.prove_mmu = prove_mmu
         self.yields = yields
         self.pages_per_hpage = tuple(
-            1 << geometry.bits * max(level - 1, 0) for level in range(geometry.levels + 2)
+            geometry.pages_per_level(max(level, 1)) for level in range(geometry.levels + 2)
         )
         self.host = Host(m, geometry)
 
@@ -296,11 +298,11 @@ class Kvm:
         self.tdp_mmu_pages = Word(m, "tdp_mmu_pages", 0)
         self.tdp_mmu_roots = Word(m, "tdp_mmu_roots", ())  # PFNs of the roots' tables
         self.has_mirrored_tdp = vm_type == KVM_X86_TDX_VM
-        self.gfn_direct_bits = geometry.shared_gfn_bit if self.has_mirrored_tdp else 0
+        self.gfn_direct_bits = geometry.shared_gfn if self.has_mirrored_tdp else 0
         self.shadow_mmio_value = 0 if self.has_mirrored_tdp else 0x6
         self.memslots_generation = Word(m, "memslots_generation", 0)
 
-        self.slots = tuple(KvmMemorySlot(m, base, n, gmem=True) for base, n in slots)
+        self.slots = tuple(KvmMemorySlot(m, base, n, max_level=max_level) for base, n in slots)
         attribute = KVM_MEMORY_ATTRIBUTE_PRIVATE if private and self.has_mirrored_tdp else 0
         self.mem_attr_array = {
             gfn: Word(m, f"attr[{gfn:x}]", attribute)
@@ -335,8 +337,8 @@ class Kvm:
 class Vcpu:
     """``struct kvm_vcpu``.
 
-    ``cpu`` is the CPU it is loaded on (-1: none); ``ipi`` counts the IPIs that its CPU
-    has not handled yet (the kicker waits for 0).  The roots are physical addresses as in
+    ``cpu`` is the CPU it is loaded on (-1: none); ``ipi`` is that CPU's interrupt state
+    (`septum.kvm.x86`).  The roots are physical addresses as in
     ``struct kvm_mmu``, or INVALID_PAGE; only the vCPU's own thread touches them.
     """
 

@@ -74,10 +74,11 @@ class TdpIter:
         self.valid = False
         root_level = root.role.level
         if WARN_ON(
-            kvm,
             not 1 <= root_level <= PT64_ROOT_MAX_LEVEL
-            or bool(gfn_bits and next_last_level_gfn >= gfn_bits),
+            or (gfn_bits and next_last_level_gfn >= gfn_bits),
+            kvm,
             "tdp_iter_start",
+            "bad root level, or a GFN with the shared bit",
         ):
             return
         self.next_last_level_gfn = next_last_level_gfn
@@ -106,9 +107,7 @@ class TdpIter:
         self.old_spte = self.sptep.read()
 
     def _index(self) -> int:
-        bits = self.kvm.geometry.bits
-        gfn = self.gfn | self.gfn_bits
-        return (gfn >> bits * (self.level - 1)) & ((1 << bits) - 1)
+        return self.kvm.geometry.index(self.gfn | self.gfn_bits, self.level)
 
     def _try_step_down(self) -> bool:
         if self.level == self.min_level:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """vCPU requests, kicks, remote TLB flushes, and how a VM is declared dead.
 
-Follows ``virt/kvm/kvm_main.c`` and facts/kvm-tdp-mmu.md 5.2 and 5.6.
+Follows ``virt/kvm/kvm_main.c`` (facts/kvm-tdp-mmu.md 5.2 and 5.6).
 
 A request with the WAIT flag (all of those modelled) is set in ``vcpu.requests``, then
 every vCPU whose mode was not OUTSIDE_GUEST_MODE gets an IPI, and the kicker waits until
@@ -10,8 +10,8 @@ only kicks.
 
 ``vcpu.ipi`` is the interrupt state of the vCPU's CPU: 0 when interrupts are on, so that
 an IPI is handled the moment it is sent; else `IRQS_OFF` and one bit per kicker whose IPI
-is pending.  A CPU acknowledges by turning interrupts on (`local_irq_enable`), which it
-also does after leaving the guest because of the IPI.
+is pending.  The CPU acknowledges by turning interrupts on, which it also does after
+leaving the guest because of the IPI (`septum.kvm.vcpu`).
 """
 
 from __future__ import annotations
@@ -30,41 +30,36 @@ from septum.kvm.structs import (
 )
 from septum.machine import wait_until
 
-__all__ = ["EINTR", "EINVAL", "EIO", "FUNCTIONS", "IRQS_OFF", "KVM_BUG_ON"]
+__all__ = ["EINTR", "EINVAL", "EIO", "FUNCTIONS", "IRQS_OFF", "IRQS_ON", "KVM_BUG_ON"]
 
 EINTR: Final = 4
 EIO: Final = 5
 EINVAL: Final = 22
 
+IRQS_ON: Final = 0
 IRQS_OFF: Final = 1
 
 
-# --- interrupts of the vCPU's CPU -------------------------------------------------------
-
-
-def ipi_bit(vcpu: Vcpu) -> int:
+def _ipi_bit(vcpu: Vcpu) -> int:
     """The bit of ``vcpu.ipi`` that stands for an IPI sent by the running task."""
     return 4 << vcpu.m.current.id
 
 
-def send_ipi(vcpu: Vcpu) -> bool:
-    """Send the (empty) ack_kick handler to the vCPU's CPU; True: it is yet to run it."""
+def _send_ipi(vcpu: Vcpu) -> bool:
+    """Raise the (empty) ack_kick handler on the vCPU's CPU; True: it is yet to run it."""
     ipi = vcpu.ipi
     with vcpu.m.step("ipi", ipi.name):
         state = ipi.peek()
-        if not state:
+        if state == IRQS_ON:
             return False
-        ipi.poke(state | ipi_bit(vcpu))
+        ipi.poke(state | _ipi_bit(vcpu))
     return True
 
 
-def wait_for_ack(vcpu: Vcpu) -> None:
-    """smp_call_function_many(wait=true), for one CPU."""
-    bit = ipi_bit(vcpu)
+def _wait_for_ack(vcpu: Vcpu) -> None:
+    """The wait of smp_call_function_many(), for one CPU."""
+    bit = _ipi_bit(vcpu)
     wait_until(vcpu.ipi, lambda state: not state & bit, "wait for ack_kick")
-
-
-# --- requests and kicks -----------------------------------------------------------------
 
 
 def kvm_vcpu_exiting_guest_mode(vcpu: Vcpu) -> int:
@@ -77,7 +72,7 @@ def kvm_vcpu_exiting_guest_mode(vcpu: Vcpu) -> int:
     return old
 
 
-def kvm_make_request(kvm: Kvm, vcpu: Vcpu, req: int) -> None:
+def kvm_make_request(vcpu: Vcpu, req: int) -> None:
     """Set the request's bit; the kick is the caller's business."""
     vcpu.requests.fetch_or(req)
 
@@ -90,8 +85,8 @@ def kvm_make_all_cpus_request(kvm: Kvm, req: int) -> bool:
     kicked = []
     for vcpu in kvm.vcpus:
         if req:
-            kvm.fn.kvm_make_request(kvm, vcpu, req)
-        # The kicking CPU itself is never in guest mode here.
+            kvm.fn.kvm_make_request(vcpu, req)
+        # The kicking CPU's own vCPU, if it runs one, is outside guest mode here.
         if kvm.fn.kvm_vcpu_exiting_guest_mode(vcpu) != OUTSIDE_GUEST_MODE:
             kicked.append(vcpu)
     kvm.fn.kvm_kick_many_cpus(kvm, kicked)
@@ -100,30 +95,26 @@ def kvm_make_all_cpus_request(kvm: Kvm, req: int) -> bool:
 
 def kvm_kick_many_cpus(kvm: Kvm, vcpus: list[Vcpu]) -> None:
     """IPIs to all of them first, then wait for each."""
-    pending = [vcpu for vcpu in vcpus if send_ipi(vcpu)]
+    pending = [vcpu for vcpu in vcpus if _send_ipi(vcpu)]
     for vcpu in pending:
-        wait_for_ack(vcpu)
+        _wait_for_ack(vcpu)
 
 
 def kvm_flush_remote_tlbs(kvm: Kvm) -> None:
     """On return no vCPU uses a translation that was gone before the call."""
     kvm.fn.kvm_make_all_cpus_request(kvm, KVM_REQ_TLB_FLUSH)
-    kvm.m.emit("remote_tlbs_flushed")
 
 
 def kvm_flush_remote_tlbs_range(kvm: Kvm, gfn: int, nr_pages: int) -> None:
-    """Without a paravirtual range flush: all of it."""
+    """Without a paravirtual range flush: everything."""
     kvm.fn.kvm_flush_remote_tlbs(kvm)
-
-
-# --- dead and bugged VMs ----------------------------------------------------------------
 
 
 def kvm_vm_dead(kvm: Kvm) -> None:
     """The request is sticky: vCPUs only ever test it."""
     kvm.vm_dead.write(True)
-    kvm.m.emit("vm_dead")
     kvm.fn.kvm_make_all_cpus_request(kvm, KVM_REQ_VM_DEAD)
+    kvm.m.emit("vm_dead")
 
 
 def kvm_vm_bugged(kvm: Kvm) -> None:

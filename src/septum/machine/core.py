@@ -20,243 +20,28 @@ import random
 import sys
 import traceback
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from contextlib import suppress
+from types import FrameType
+from typing import Any
 
 from greenlet import getcurrent, greenlet
 
-from septum.machine.dependency import ADD, AWAIT, READ, WRITE, Access, dependent
+from septum.machine.dependency import AWAIT, Access, dependent
+from septum.machine.events import (
+    CONTINUE,
+    DEFAULT_LIMITS,
+    Decision,
+    Event,
+    Execution,
+    Finding,
+    Halt,
+    Limits,
+    MachineError,
+    Policy,
+)
+from septum.machine.state import Cell, Task
 
-__all__ = [
-    "Cell",
-    "Decision",
-    "Event",
-    "Execution",
-    "Finding",
-    "Halt",
-    "Limits",
-    "Machine",
-    "MachineError",
-    "Policy",
-    "Task",
-]
-
-
-class MachineError(Exception):
-    """The model used the machine wrongly; never a property of what is checked."""
-
-
-class Halt(BaseException):  # noqa: N818 - control flow, not an error
-    """Ends the running task (or, from `Machine.fatal`, the whole execution)."""
-
-
-class Decision(NamedTuple):
-    """One scheduling decision: which task, and the option if the event is a choice."""
-
-    task: int
-    choice: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A broken rule.  ``rule`` is ``I<n>``, ``BUG:<function>``, ``WARN:<function>``,
-    ``DEADLOCK``, ``STUCK``, ``LIVELOCK``, ``RACE`` or ``EXCEPTION``."""
-
-    rule: str
-    message: str
-    step: int
-    task: int
-    obj: str = ""
-
-
-class Event:
-    """One executed point.
-
-    ``acc`` is the footprint; ``seen``/``left`` the value before and after (words only);
-    ``choice``/``options`` are set for choices; ``since`` maps an awaited object to the
-    log position of the failed read; ``off`` is the last position at which the task was
-    seen disabled while it waited for this event (-1: never); ``enabled`` the tasks that
-    could have run instead (beyond the prefix; empty for choices).
-    """
-
-    __slots__ = (
-        "acc",
-        "choice",
-        "enabled",
-        "index",
-        "label",
-        "left",
-        "obj",
-        "off",
-        "op",
-        "options",
-        "seen",
-        "since",
-        "stack",
-        "task",
-        "where",
-    )
-
-    def __init__(self, task: int, index: int, op: str, obj: str) -> None:
-        self.task = task
-        self.index = index
-        self.op = op
-        self.obj = obj
-        self.acc: list[Access] = []
-        self.seen: Any = None
-        self.left: Any = None
-        self.choice = 0
-        self.options: tuple[Any, ...] = ()
-        self.since: dict[str, int] | None = None
-        self.off = -1
-        self.enabled: tuple[int, ...] = ()
-        self.label = ""
-        self.where: tuple[str, str, int] | None = None
-        self.stack: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        return f"Event(t{self.task}.{self.index} {self.op} {self.obj} {self.seen}->{self.left})"
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """How to go on where the prefix ends.  ``kind``: ``continue`` (stay with the running
-    task), ``lowest``, ``random`` (uses ``seed``), ``pct`` (``seed``, ``depth``), ``script``
-    (follow ``script``, a sequence of tasks, leaving out what cannot run; each task's
-    choices in order from ``choices``)."""
-
-    kind: str = "continue"
-    seed: int = 0
-    depth: int = 3
-    script: tuple[int, ...] = ()
-    choices: tuple[tuple[int, ...], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """``steps``: events per execution before it is given up as a livelock."""
-
-    steps: int = 20_000
-
-
-@dataclass(slots=True)
-class Execution:
-    """What one run left behind.
-
-    ``status``: ``complete`` (every task finished), ``sleeping`` (only tasks that the
-    sleep set forbids could run), ``deadlock`` (all wait for locks), ``stuck`` (some
-    await what no one will change), ``limit``, ``halted`` (BUG), ``diverged`` (the
-    prefix named a task that could not run).
-    """
-
-    events: list[Event]
-    status: str
-    findings: list[Finding]
-    pending: list[Event] = field(default_factory=list)
-    diverged: str = ""
-    fingerprint: Hashable = None
-    reached: frozenset[str] = frozenset()
-    notes: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def decisions(self) -> list[Decision]:
-        return [Decision(e.task, e.choice) for e in self.events]
-
-
-class Cell:
-    """A journaled variable of the model: no scheduling point of its own.
-
-    ``dynamic`` marks an object made during an execution; it is then part of the
-    fingerprint whatever its value.
-    """
-
-    __slots__ = ("m", "name", "v", "wseq")
-
-    def __init__(self, m: Machine, name: str, v: Any, *, dynamic: bool = False) -> None:
-        self.m = m
-        self.name = name
-        self.v = v
-        self.wseq = -1
-        if dynamic:
-            m.journal.append((self, _UNBORN, -1))
-
-    def set(self, v: Any) -> None:
-        """Change the value (journaled), without a point and without a footprint."""
-        m = self.m
-        m.journal.append((self, self.v, self.wseq))
-        self.v = v
-
-    def poke(self, v: Any) -> None:
-        """Change the value inside the current event: footprint `WRITE`."""
-        m = self.m
-        m.acc.append((self.name, WRITE))
-        m.journal.append((self, self.v, self.wseq))
-        self.v = v
-        self.wseq = m.seq
-
-    def bump(self, n: int) -> None:
-        """Add to the value inside the current event: footprint `ADD` (result unused)."""
-        m = self.m
-        m.acc.append((self.name, ADD))
-        m.journal.append((self, self.v, self.wseq))
-        self.v += n
-        self.wseq = m.seq
-
-    def peek(self) -> Any:
-        """The value, read inside the current event: footprint `READ`."""
-        m = self.m
-        m.acc.append((self.name, READ))
-        if m.history is not None:
-            m.history.append(self.v)
-        return self.v
-
-
-_UNBORN: Final = "<not yet made>"
-
-
-class Task:
-    """A thread of the model: a name, a body, and what the kernel keeps per thread."""
-
-    __slots__ = (
-        "arena",
-        "blame",
-        "body",
-        "count",
-        "done",
-        "glet",
-        "held",
-        "id",
-        "name",
-        "obj",
-        "off",
-        "op",
-        "rcu_depth",
-        "rcu_section",
-        "ready",
-        "retries",
-        "since",
-        "started",
-    )
-
-    def __init__(self, tid: int, name: str, body: Callable[[], None] | None) -> None:
-        self.id = tid
-        self.name = name
-        self.body = body
-        self.glet: greenlet | None = None
-        self.count = 0
-        self.op = ""
-        self.obj = ""
-        self.ready: Callable[[], bool] | None = None
-        self.off = -1
-        self.done = False
-        self.started = False
-        self.held: list[str] = []
-        self.rcu_depth = 0
-        self.rcu_section = 0
-        self.blame: dict[Cell, int] = {}
-        self.since: dict[str, int] | None = None
-        self.retries = 0
-        self.arena: dict[str, int] = {}
+__all__ = ["Machine"]
 
 
 class _Discard(list[Access]):
@@ -272,6 +57,7 @@ class Machine:
     :ivar exploring: an explorer decides who runs; else points are plain calls.
     :ivar interleaving: `exploring`, and not inside an atomic step or a dead machine.
     :ivar seq: index of the event being executed.
+    :ivar muted: rules that `report` drops (monitors switched off).
     :ivar enabled_now: tasks that can run where a decision is due.
     :ivar memory_model: ``SC``; part 4 adds ``TSO``.
     """
@@ -296,6 +82,7 @@ class Machine:
         self.histories: list[list[Any]] = []
         self.state_hook: Callable[[], bool] | None = None
         self.memory_model = "SC"
+        self.muted: frozenset[str] = frozenset()
         self.listeners: list[Callable[[str, tuple[Any, ...]], None]] = []
         self._atomic = _Step(self)
         self._main: greenlet | None = None
@@ -357,9 +144,7 @@ class Machine:
 
     # --- events ----------------------------------------------------------------
 
-    def point(
-        self, op: str, obj: str, ready: Callable[[], bool] | None = None
-    ) -> Event:
+    def point(self, op: str, obj: str, ready: Callable[[], bool] | None = None) -> Event:
         """Announce an access, let the scheduler choose, and begin the event.
 
         Call only while `interleaving`.  ``ready`` says whether the access is enabled.
@@ -428,9 +213,7 @@ class Machine:
         if position < len(self._prefix):
             choice = self._prefix[position].choice
             if choice >= len(options):
-                self._diverged = (
-                    f"step {position}: choice {name} has no option {choice}"
-                )
+                self._diverged = f"step {position}: choice {name} has no option {choice}"
                 choice = 0
         elif self._policy.kind in ("random", "pct"):
             choice = self._random.randrange(len(options))
@@ -449,12 +232,12 @@ class Machine:
 
     def report(self, rule: str, message: str, obj: str = "") -> None:
         """Record a finding at the current event; the execution goes on."""
+        if rule in self.muted:
+            return
         for f in self.findings:
             if f.rule == rule and f.message == message:
                 return
-        self.findings.append(
-            Finding(rule, message, len(self.log) - 1, self.current.id, obj)
-        )
+        self.findings.append(Finding(rule, message, len(self.log) - 1, self.current.id, obj))
 
     def fatal(self, rule: str, message: str, obj: str = "") -> None:
         """Record a finding and end the execution (BUG())."""
@@ -523,8 +306,8 @@ class Machine:
         bodies: Sequence[tuple[str, Callable[[], None]]],
         prefix: Sequence[Decision] = (),
         sleep: Mapping[int, list[Access]] | None = None,
-        policy: Policy = Policy(),  # noqa: B008 - frozen
-        limits: Limits = Limits(),  # noqa: B008 - frozen
+        policy: Policy = CONTINUE,
+        limits: Limits = DEFAULT_LIMITS,
         settle: Callable[[], None] | None = None,
         fingerprint: bool = False,
     ) -> Execution:
@@ -571,10 +354,8 @@ class Machine:
             pending = self._pending()
             self._kill()
             if settle is not None and self._status == "complete":
-                try:
+                with suppress(Halt):  # BUG() in the epilogue is recorded as a finding
                     settle()
-                except Halt:
-                    pass  # BUG() in the epilogue: recorded as a finding
             execution = Execution(
                 self.log,
                 self._status,
@@ -670,9 +451,7 @@ class Machine:
                 self._status = "complete"
             else:
                 waits = [t.op for t in self.tasks if not t.done]
-                self._status = (
-                    "deadlock" if all(w.endswith("lock") for w in waits) else "stuck"
-                )
+                self._status = "deadlock" if all(w.endswith("lock") for w in waits) else "stuck"
                 self._report_blocked()
             return None
         if position < len(self._prefix):
@@ -742,16 +521,14 @@ class Machine:
         self._priority = [float(p) for p in self._random.sample(range(1, n + 1), n)]
         span = min(self._limits.steps, 400)
         self._change_at = {
-            self._random.randrange(span): i + 1
-            for i in range(max(0, self._policy.depth - 1))
+            self._random.randrange(span): i + 1 for i in range(max(0, self._policy.depth - 1))
         }
 
     def _report_blocked(self) -> None:
-        what = "; ".join(
-            f"{t.name} waits at {t.op} {t.obj}" for t in self.tasks if not t.done
-        )
+        what = "; ".join(f"{t.name} waits at {t.op} {t.obj}" for t in self.tasks if not t.done)
         rule = "DEADLOCK" if self._status == "deadlock" else "STUCK"
         self.findings.append(Finding(rule, what, len(self.log) - 1, self.current.id))
+        self.emit("stuck", [(t.name, t.op, t.obj) for t in self.tasks if not t.done])
 
 
 class _Step:
@@ -778,7 +555,7 @@ class _Step:
 
 def _caller() -> tuple[tuple[str, str, int] | None, tuple[str, ...]]:
     """Function, file and line of the model code that made the current access."""
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     where: tuple[str, str, int] | None = None
     stack: list[str] = []
     while frame is not None:
@@ -788,5 +565,5 @@ def _caller() -> tuple[tuple[str, str, int] | None, tuple[str, ...]]:
             if where is None:
                 where = (code.co_name, code.co_filename, frame.f_lineno)
             stack.append(code.co_name)
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return where, tuple(reversed(stack))

@@ -15,8 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from septum.machine.core import Cell, Machine
+from septum.machine.core import Machine
 from septum.machine.dependency import ADD, READ, WRITE
+from septum.machine.state import Cell
 
 __all__ = ["Page", "Word"]
 
@@ -236,9 +237,7 @@ class Page(Cell):
                 m.report("I6", f"{self.name} is passed to call_rcu() twice", self.name)
             m.acc.append((m.rcu.name, ADD))
             m.rcu.set((*m.rcu.v, (self, callback)))
-            self.readers.set(
-                frozenset((t.id, t.rcu_section) for t in m.tasks if t.rcu_depth > 0)
-            )
+            self.readers.set(frozenset((t.id, t.rcu_section) for t in m.tasks if t.rcu_depth > 0))
             self.poke(IN_GRACE)
 
     def _retire(self) -> None:
@@ -255,9 +254,7 @@ class Page(Cell):
             return
         task = m.current
         if task.rcu_depth == 0:
-            m.report(
-                "I6", f"access to {word} of a page in RCU without rcu_read_lock()", word
-            )
+            m.report("I6", f"access to {word} of a page in RCU without rcu_read_lock()", word)
         elif (task.id, task.rcu_section) not in self.readers.v:
             m.report(
                 "I6",

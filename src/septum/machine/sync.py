@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from septum.machine.core import Cell, Halt, Machine
+from septum.machine.core import Machine
 from septum.machine.dependency import (
     EXCL,
     EXCL_REL,
@@ -26,7 +26,9 @@ from septum.machine.dependency import (
     TRY_SHARED,
     WAIT,
 )
+from septum.machine.events import Halt
 from septum.machine.memory import Page, Word
+from septum.machine.state import Cell
 
 __all__ = ["RCU", "SRCU", "Mutex", "RWLock", "SpinLock", "TryLock", "wait_until"]
 
@@ -64,9 +66,7 @@ class RWLock(Cell):
         writer, readers = self.v
         me = self.m.current.id
         if me not in readers and not self.m.dead:
-            self.m.report(
-                "I10", f"{self.name}: read_unlock() without the lock", self.name
-            )
+            self.m.report("I10", f"{self.name}: read_unlock() without the lock", self.name)
             return
         if self.m.dead:
             return
@@ -80,9 +80,7 @@ class RWLock(Cell):
         if self.m.dead:
             return
         if self.v[0] != self.m.current.id:
-            self.m.report(
-                "I10", f"{self.name}: write_unlock() without the lock", self.name
-            )
+            self.m.report("I10", f"{self.name}: write_unlock() without the lock", self.name)
             return
         self._release("write_unlock", EXCL_REL)
         self._change(_FREE)
@@ -102,10 +100,7 @@ class RWLock(Cell):
         """rwlock_needbreak(): another task waits for it."""
         m = self.m
         return any(
-            t is not m.current
-            and not t.done
-            and t.obj == self.name
-            and t.op.endswith("lock")
+            t is not m.current and not t.done and t.obj == self.name and t.op.endswith("lock")
             for t in m.tasks
         )
 
@@ -123,9 +118,7 @@ class RWLock(Cell):
                 raise Halt
         for other in task.held:
             if _ORDER.get(other, 0) > self.order > 0:
-                m.report(
-                    "I10", f"{op}({self.name}) while holding {other}: wrong lock order"
-                )
+                m.report("I10", f"{op}({self.name}) while holding {other}: wrong lock order")
         _ORDER[self.name] = self.order
         if m.interleaving:
             m.point(op, self.name, ready)
@@ -290,9 +283,7 @@ class SRCU(Cell):
             m.point("srcu_read_unlock", self.name)
         entry = (m.current.id, token)
         if entry not in self.v:
-            m.report(
-                "I10", f"{self.name}: srcu_read_unlock() without the section", self.name
-            )
+            m.report("I10", f"{self.name}: srcu_read_unlock() without the section", self.name)
             return
         m.acc.append((self.name, SHARED_REL))
         self._change(tuple(e for e in self.v if e != entry))
@@ -308,9 +299,7 @@ class SRCU(Cell):
         with m.step("synchronize_srcu", self.name):
             before = set(self.peek())
         if any(tid == m.current.id for tid, _ in before):
-            m.report(
-                "I10", f"synchronize_srcu({self.name}) inside its own read section"
-            )
+            m.report("I10", f"synchronize_srcu({self.name}) inside its own read section")
             raise Halt
         self._wait(lambda: not before.intersection(self.v))
 
@@ -319,9 +308,7 @@ class SRCU(Cell):
         if m.interleaving:
             m.point("synchronize_srcu-wait", self.name, done)
         elif not done() and not m.dead:
-            m.report(
-                "STUCK", f"synchronize_srcu({self.name}) waits with nobody to leave"
-            )
+            m.report("STUCK", f"synchronize_srcu({self.name}) waits with nobody to leave")
             raise Halt
         m.acc.append((self.name, WAIT))
 

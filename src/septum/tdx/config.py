@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["QUIET", "Conditions", "Config", "Tdmr"]
+__all__ = ["QUIET", "Conditions", "Config", "TdParams", "Tdmr"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +27,27 @@ class Tdmr:
 
 
 @dataclass(frozen=True, slots=True)
+class TdParams:
+    """The fields of TD_PARAMS that matter here (what TDH.MNG.INIT reads).
+
+    :ivar hp_lock_timeout: TSC ticks after which a guest that keeps meeting a host
+        priority flag exits; default 1 s at 2 GHz.
+    """
+
+    max_vcpus: int = 16
+    hp_lock_timeout: int = 2_000_000_000
+    pending_ve_disable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Logical processors, packages, HKIDs and TDMRs.
 
     :ivar hkid_shift: lowest of the HPA bits that hold the HKID (up to bit 51).
     :ivar private_hkids: first and last private HKID.
     :ivar cache_wb_blocks: CACHE.WB has an interrupt test after each block but the last.
-    :ivar gpaw: 1: GPAs are 52 bits wide (5 levels only).  None: follows the geometry.
+    :ivar td_params: what MNG.INIT gives to a TD unless `TdxModule.td_params` has a page
+        at the address in RDX.
     """
 
     tdmrs: tuple[Tdmr, ...] = (Tdmr(0x40000000, 0x80000000),)
@@ -42,9 +56,7 @@ class Config:
     hkid_shift: int = 46
     private_hkids: tuple[int, int] = (16, 63)
     cache_wb_blocks: int = 4
-    max_vcpus: int = 16
-    hp_lock_timeout: int = 2_000_000_000
-    pending_ve_disable: bool = False
+    td_params: TdParams = TdParams()
 
     def package_of(self, lp: int) -> int:
         return lp % self.packages

@@ -26,6 +26,7 @@ __all__ = [
     "PS",
     "RWX",
     "SVE",
+    "TDP",
     "State",
     "any_blocked",
     "arch_entry",

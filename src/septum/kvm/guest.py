@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What runs inside a TD's vCPU: a list of guest operations, and its translations.
+
+A program is a tuple of `GuestOp`; `accept`, `read`, `write` and `touch` make them.  After
+the last one the vCPU halts: it leaves the guest for good.  An operation that ends in a
+TD exit is executed again when the vCPU comes back, like an instruction that faulted.
+
+Between VP.ENTER and the TD exit the guest's events go to the TDX Module
+(``tdcall``, ``guest_access``, ``guest_interrupt``); shared GPAs are walked here, in the
+direct root, by the CPU.  An IPI makes the CPU leave the guest: before each operation one
+point looks for it, so an operation may still follow an IPI that has just been sent.
+
+``vcpu.guest.tlb`` is the set of translations used since the last flush, ``(GFN with the
+shared bit, PFN)``.  Accesses always walk: a CPU may have dropped any translation, and
+what it may still have is for the monitors to judge.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from septum.kvm.spte import (
+    VMX_EPT_ACCESS_BIT,
+    VMX_EPT_DIRTY_BIT,
+    is_last_spte,
+    is_shadow_present_pte,
+    is_writable_pte,
+    spte_to_child_sp,
+    spte_to_pfn,
+)
+from septum.machine import Cell, Machine
+from septum.machine.geometry import PAGE_SHIFT
+from septum.tdx.leaves import TDG_MEM_PAGE_ACCEPT, TDG_VP_VEINFO_GET
+from septum.tdx.status import TDX_PAGE_ALREADY_ACCEPTED, is_operand_busy, status_class
+
+if TYPE_CHECKING:
+    from septum.kvm.structs import Vcpu
+
+__all__ = ["Guest", "GuestOp", "accept", "flush_private", "flush_shared", "read", "run_guest"]
+__all__ += ["touch", "write"]
+
+VECTOR_VE: Final = 20
+
+
+class GuestOp(NamedTuple):
+    """``op`` is ``accept``, ``read`` or ``write``; ``gfn`` carries the shared bit."""
+
+    op: str
+    gfn: int
+    level: int = 1
+
+
+def accept(gfn: int, level: int = 1) -> GuestOp:
+    """TDG.MEM.PAGE.ACCEPT; repeated while BUSY, done if another vCPU accepted it."""
+    return GuestOp("accept", gfn, level)
+
+
+def read(gfn: int) -> GuestOp:
+    return GuestOp("read", gfn)
+
+
+def write(gfn: int) -> GuestOp:
+    return GuestOp("write", gfn)
+
+
+touch = read
+
+
+class Guest:
+    """The guest side of a vCPU; only the vCPU's own thread changes it.
+
+    :ivar pc: index of the operation to execute next.
+    :ivar handler: the operation that the #VE handler is executing, or None.
+    """
+
+    def __init__(self, m: Machine, name: str) -> None:
+        self.program = Cell(m, f"{name}.program", ())
+        self.pc = Cell(m, f"{name}.pc", 0)
+        self.handler = Cell(m, f"{name}.handler", None)
+        self.halted = Cell(m, f"{name}.halted", False)
+        self.tlb = Cell(m, f"{name}.tlb", frozenset())
+
+    def load(self, program: tuple[GuestOp, ...]) -> None:
+        self.program.set(program)
+        self.pc.set(0)
+        self.handler.set(None)
+        self.halted.set(False)
+
+    def next_op(self) -> GuestOp | None:
+        """What to execute: the #VE handler first; None: the program has ended."""
+        op: GuestOp | None = self.handler.v
+        if op is None and self.pc.v < len(self.program.v):
+            op = self.program.v[self.pc.v]
+        return op
+
+    def completed(self) -> None:
+        if self.handler.v is not None:
+            self.handler.set(None)
+        else:
+            self.pc.set(self.pc.v + 1)
+
+
+# --- cached translations ----------------------------------------------------------------
+
+
+def _cache(vcpu: Vcpu, gfn: int, pfn: int) -> None:
+    tlb = vcpu.guest.tlb
+    tlb.poke(tlb.v | {(gfn, pfn)})
+
+
+def _flush(vcpu: Vcpu, shared: bool) -> None:
+    """Drop the shared or the private translations."""
+    tlb = vcpu.guest.tlb
+    is_shared = vcpu.kvm.geometry.is_shared
+    tlb.poke(frozenset(entry for entry in tlb.v if is_shared(entry[0]) is not shared))
+
+
+def flush_private(vcpu: Vcpu) -> None:
+    """The module's INVEPT: VP.ENTER in a new epoch, VP.FLUSH."""
+    _flush(vcpu, False)
+
+
+def flush_shared(vcpu: Vcpu) -> None:
+    """KVM's own INVEPT, of the shared EPT."""
+    _flush(vcpu, True)
+
+
+# --- execution --------------------------------------------------------------------------
+
+
+def interrupted(vcpu: Vcpu) -> bool:
+    """Has an IPI arrived?  Also what a guest that waits for a lock is woken by."""
+    m = vcpu.m
+    with m.step("interrupt window", vcpu.ipi.name):
+        pending = vcpu.ipi.peek() >> 1
+        m.blame(vcpu.ipi)
+    return bool(pending)
+
+
+def run_guest(vcpu: Vcpu) -> Any:
+    """From the guest's entry to its TD exit; the module's `GuestResult`."""
+    m = vcpu.m
+    guest = vcpu.guest
+    module = vcpu.kvm.module
+    while True:
+        if interrupted(vcpu):
+            m.reach("kick interrupted a running vCPU")
+            return module.guest_interrupt(vcpu.id)
+        op = guest.next_op()
+        if op is None:
+            guest.halted.set(True)
+            return module.guest_interrupt(vcpu.id)
+        result = _execute(vcpu, op)
+        if result is not None:
+            return result
+
+
+def _execute(vcpu: Vcpu, op: GuestOp) -> Any:
+    """One attempt; the TD exit it ended in, or None if the guest goes on."""
+    if op.op == "accept":
+        return _accept(vcpu, op)
+    if vcpu.kvm.geometry.is_shared(op.gfn):
+        return _access_shared(vcpu, op)
+    return _access_private(vcpu, op)
+
+
+def _accept(vcpu: Vcpu, op: GuestOp) -> Any:
+    regs = {"rcx": op.gfn << PAGE_SHIFT | op.level - 1}
+    result = vcpu.kvm.module.tdcall(TDG_MEM_PAGE_ACCEPT, regs, vcpu.id)
+    if result.event == "td-exit":
+        return result
+    if result.event == "retry":
+        return None  # interrupted: the TDCALL is executed again
+    if is_operand_busy(result.rax):
+        vcpu.m.reach("guest ACCEPT returned BUSY")
+        vcpu.m.retry("guest ACCEPT")
+        return None
+    if status_class(result.rax) not in (0, TDX_PAGE_ALREADY_ACCEPTED):
+        # A larger or smaller page than the guest thinks: its own business.
+        vcpu.m.reach("guest ACCEPT failed")
+    elif vcpu.m.listeners:
+        vcpu.m.emit("guest_accepted", vcpu.id, op.gfn, op.level)
+    vcpu.guest.completed()
+    return None
+
+
+def _access_private(vcpu: Vcpu, op: GuestOp) -> Any:
+    module = vcpu.kvm.module
+    result = module.guest_access(vcpu.id, op.gfn << PAGE_SHIFT, write=op.op == "write")
+    if result.event == "td-exit":
+        return result
+    if result.event == "inject":
+        # #VE for a PENDING page: the guest's handler accepts it, then tries again.
+        if result.vector == VECTOR_VE:
+            module.tdcall(TDG_VP_VEINFO_GET, {}, vcpu.id)
+        vcpu.guest.handler.set(accept(op.gfn))
+        return None
+    _accessed(vcpu, op, result.hpa >> PAGE_SHIFT)
+    return None
+
+
+def _access_shared(vcpu: Vcpu, op: GuestOp) -> Any:
+    pfn = walk_direct(vcpu, op.gfn, op.op == "write")
+    if pfn is None:
+        return vcpu.kvm.module.guest_ept_violation(vcpu.id, op.gfn << PAGE_SHIFT)
+    _accessed(vcpu, op, pfn)
+    return None
+
+
+def _accessed(vcpu: Vcpu, op: GuestOp, pfn: int) -> None:
+    """The access is done, in the event of the walk's last step."""
+    _cache(vcpu, op.gfn, pfn)
+    if vcpu.m.listeners:
+        vcpu.m.emit("guest_access", vcpu.id, op.gfn, pfn, op.op)
+    vcpu.guest.completed()
+
+
+def walk_direct(vcpu: Vcpu, gfn: int, for_write: bool) -> int | None:
+    """The CPU's walk of the direct root, as one step: the PFN, or None (violation).
+
+    A and D are set by a locked read-modify-write of the leaf.
+    """
+    kvm = vcpu.kvm
+    geometry = kvm.geometry
+    sp = kvm.mmu_pages[vcpu.root_hpa.v >> PAGE_SHIFT]
+    with kvm.m.step("guest walk", sp.name):
+        while True:
+            level = sp.role.level
+            sptep = sp.spt.word(geometry.index(gfn, level))
+            spte = sptep.read()
+            if not is_shadow_present_pte(spte) or (for_write and not is_writable_pte(spte)):
+                return None
+            if is_last_spte(spte, level):
+                break
+            sp = spte_to_child_sp(kvm, spte)
+        used = VMX_EPT_ACCESS_BIT | (VMX_EPT_DIRTY_BIT if for_write else 0)
+        if spte & used != used:
+            sptep.fetch_or(used)
+    return spte_to_pfn(spte) + (gfn & geometry.pages_per_level(level) - 1)

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What an execution is made of: decisions, events, findings; and how to run one."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from septum.machine.dependency import Access
+
+__all__ = [
+    "CONTINUE",
+    "DEFAULT_LIMITS",
+    "Decision",
+    "Event",
+    "Execution",
+    "Finding",
+    "Halt",
+    "Limits",
+    "MachineError",
+    "Policy",
+]
+
+
+class MachineError(Exception):
+    """The model used the machine wrongly; never a property of what is checked."""
+
+
+class Halt(BaseException):
+    """Ends the running task (or, from `Machine.fatal`, the whole execution)."""
+
+
+class Decision(NamedTuple):
+    """One scheduling decision: which task, and the option if the event is a choice."""
+
+    task: int
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A broken rule.  ``rule`` is ``I<n>``, ``BUG:<function>``, ``WARN:<function>``,
+    ``DEADLOCK``, ``STUCK``, ``LIVELOCK``, ``RACE`` or ``EXCEPTION``."""
+
+    rule: str
+    message: str
+    step: int
+    task: int
+    obj: str = ""
+
+
+class Event:
+    """One executed point.
+
+    ``acc`` is the footprint; ``seen``/``left`` the value before and after (words only);
+    ``choice``/``options`` are set for choices; ``since`` maps an awaited object to the
+    log position of the failed read; ``off`` is the last position at which the task was
+    seen disabled while it waited for this event (-1: never); ``enabled`` the tasks that
+    could have run instead (beyond the prefix; empty for choices).
+    """
+
+    __slots__ = (
+        "acc",
+        "choice",
+        "enabled",
+        "index",
+        "label",
+        "left",
+        "obj",
+        "off",
+        "op",
+        "options",
+        "seen",
+        "since",
+        "stack",
+        "task",
+        "where",
+    )
+
+    def __init__(self, task: int, index: int, op: str, obj: str) -> None:
+        self.task = task
+        self.index = index
+        self.op = op
+        self.obj = obj
+        self.acc: list[Access] = []
+        self.seen: Any = None
+        self.left: Any = None
+        self.choice = 0
+        self.options: tuple[Any, ...] = ()
+        self.since: dict[str, int] | None = None
+        self.off = -1
+        self.enabled: tuple[int, ...] = ()
+        self.label = ""
+        self.where: tuple[str, str, int] | None = None
+        self.stack: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Event(t{self.task}.{self.index} {self.op} {self.obj} {self.seen}->{self.left})"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How to go on where the prefix ends.  ``kind``: ``continue`` (stay with the running
+    task), ``lowest``, ``random`` (uses ``seed``), ``pct`` (``seed``, ``depth``), ``script``
+    (follow ``script``, a sequence of tasks, leaving out what cannot run; each task's
+    choices in order from ``choices``)."""
+
+    kind: str = "continue"
+    seed: int = 0
+    depth: int = 3
+    script: tuple[int, ...] = ()
+    choices: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """``steps``: events per execution before it is given up as a livelock."""
+
+    steps: int = 20_000
+
+
+CONTINUE = Policy()
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(slots=True)
+class Execution:
+    """What one run left behind.
+
+    ``status``: ``complete`` (every task finished), ``sleeping`` (only tasks that the
+    sleep set forbids could run), ``deadlock`` (all wait for locks), ``stuck`` (some
+    await what no one will change), ``limit``, ``halted`` (BUG), ``diverged`` (the
+    prefix named a task that could not run).
+    """
+
+    events: list[Event]
+    status: str
+    findings: list[Finding]
+    pending: list[Event] = field(default_factory=list)
+    diverged: str = ""
+    fingerprint: Hashable = None
+    reached: frozenset[str] = frozenset()
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def decisions(self) -> list[Decision]:
+        return [Decision(e.task, e.choice) for e in self.events]

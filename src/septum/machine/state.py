@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A journaled variable, and what the machine keeps per task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from greenlet import greenlet
+
+from septum.machine.dependency import ADD, READ, WRITE
+
+if TYPE_CHECKING:
+    from septum.machine.core import Machine
+
+__all__ = ["Cell", "Task"]
+
+
+class Cell:
+    """A journaled variable of the model: no scheduling point of its own.
+
+    ``dynamic`` marks an object made during an execution; it is then part of the
+    fingerprint whatever its value.
+    """
+
+    __slots__ = ("m", "name", "v", "wseq")
+
+    def __init__(self, m: Machine, name: str, v: Any, *, dynamic: bool = False) -> None:
+        self.m = m
+        self.name = name
+        self.v = v
+        self.wseq = -1
+        if dynamic:
+            m.journal.append((self, _UNBORN, -1))
+
+    def set(self, v: Any) -> None:
+        """Change the value (journaled), without a point and without a footprint."""
+        m = self.m
+        m.journal.append((self, self.v, self.wseq))
+        self.v = v
+
+    def poke(self, v: Any) -> None:
+        """Change the value inside the current event: footprint `WRITE`."""
+        m = self.m
+        m.acc.append((self.name, WRITE))
+        m.journal.append((self, self.v, self.wseq))
+        self.v = v
+        self.wseq = m.seq
+
+    def bump(self, n: int) -> None:
+        """Add to the value inside the current event: footprint `ADD` (result unused)."""
+        m = self.m
+        m.acc.append((self.name, ADD))
+        m.journal.append((self, self.v, self.wseq))
+        self.v += n
+        self.wseq = m.seq
+
+    def peek(self) -> Any:
+        """The value, read inside the current event: footprint `READ`."""
+        m = self.m
+        m.acc.append((self.name, READ))
+        if m.history is not None:
+            m.history.append(self.v)
+        return self.v
+
+
+_UNBORN: Final = "<not yet made>"
+
+
+class Task:
+    """A thread of the model: a name, a body, and what the kernel keeps per thread."""
+
+    __slots__ = (
+        "arena",
+        "blame",
+        "body",
+        "count",
+        "done",
+        "glet",
+        "held",
+        "id",
+        "name",
+        "obj",
+        "off",
+        "op",
+        "rcu_depth",
+        "rcu_section",
+        "ready",
+        "retries",
+        "since",
+        "started",
+    )
+
+    def __init__(self, tid: int, name: str, body: Callable[[], None] | None) -> None:
+        self.id = tid
+        self.name = name
+        self.body = body
+        self.glet: greenlet | None = None
+        self.count = 0
+        self.op = ""
+        self.obj = ""
+        self.ready: Callable[[], bool] | None = None
+        self.off = -1
+        self.done = False
+        self.started = False
+        self.held: list[str] = []
+        self.rcu_depth = 0
+        self.rcu_section = 0
+        self.blame: dict[Cell, int] = {}
+        self.since: dict[str, int] | None = None
+        self.retries = 0
+        self.arena: dict[str, int] = {}

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A counterexample as text that can be pasted into a mail.
+
+In this order: what was checked and which rule broke, what each task does, the
+interleaving, the order that breaks the rule, every finding, the command that replays it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from septum.machine import Finding
+from septum.report.fold import BUDGET
+from septum.report.interleaving import describe, function_of, interleaving, legend
+from septum.report.layout import WIDTH, Paint, clean, command, facts, fill, plain
+from septum.scenarios.result import Counterexample, Replay
+
+__all__ = [
+    "Rule",
+    "Story",
+    "counterexample_text",
+    "finding_lines",
+    "order_sentence",
+    "parameters",
+    "task_table",
+]
+
+
+class Story(Protocol):
+    """What is told of a scenario (`septum.scenarios.Scenario`)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def summary(self) -> str: ...
+    @property
+    def question(self) -> str: ...
+    @property
+    def tasks(self) -> Sequence[tuple[str, Sequence[str]]]: ...
+
+
+class Rule(Protocol):
+    """What is told of a monitor (`septum.kvm.monitors.Monitor`)."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def statement(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+
+
+_NOT_MONITORS = {
+    "BUG": "the kernel asserts this with KVM_BUG_ON(), TDX_BUG_ON() or BUG()",
+    "WARN": "the kernel asserts this with WARN_ON()",
+    "DEADLOCK": "every unfinished task waits for a lock",
+    "STUCK": "a task waits for what no other task will change",
+    "LIVELOCK": "the execution does not end within the limit of steps",
+    "RACE": "two unordered accesses, one of them a write, one of them plain",
+    "EXCEPTION": "the model code raised a Python exception",
+}
+
+
+def counterexample_text(
+    ce: Counterexample,
+    replay: Replay,
+    *,
+    story: Story | None = None,
+    rule: Rule | None = None,
+    path: str = "",
+    doc: str = "",
+    width: int = WIDTH,
+    budget: int = BUDGET,
+    states: bool = False,
+    sources: bool = False,
+    paint: Paint = plain,
+) -> str:
+    """The whole text.
+
+    :param story: the scenario, if this version of septum knows it.
+    :param rule: the monitor of the finding, if a monitor reported it.
+    :param path: the counterexample's file, for the replay command.
+    :param doc: the design in one line.
+    """
+    broken = ce.finding.rule
+    lines = fill(
+        f"{clean(ce.design)} breaks {clean(broken)} in scenario {clean(ce.scenario)}", width
+    )
+    lines.append("")
+    lines += facts(
+        [
+            ("design", f"{ce.design}: {doc}" if doc else ce.design),
+            ("scenario", f"{ce.scenario}: {story.summary}" if story is not None else ce.scenario),
+            ("question", story.question if story is not None else ""),
+            ("parameters", parameters(ce.params)),
+            ("rule", f"{broken}: {_statement(broken, rule)}"),
+            ("source", rule.source if rule is not None else ""),
+            ("finding", ce.finding.message),
+            ("model", _model(ce)),
+        ],
+        width=width,
+    )
+    if story is not None:
+        lines += ["", *task_table(story, width=width)]
+    table = interleaving(
+        replay, width=width, budget=budget, paint=paint, states=states, sources=sources
+    )
+    lines += ["", *table, ""]
+    folded = any("step)" in line or "steps)" in line for line in table)
+    lines += fill(legend(replay, folded), width)
+    lines += ["", *fill(order_sentence(ce, replay), width)]
+    lines += ["", *finding_lines(replay, width=width)]
+    if path:
+        lines += ["", "Replay:", *command(["septum", "show", path], width=width)]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def task_table(story: Story, *, width: int = WIDTH) -> list[str]:
+    """What each task does, from its first operation on."""
+    names = [clean(name) for name, _ in story.tasks]
+    column = min(max([len(n) for n in names] + [4]), 24)
+    lines = [f"  {'task':<{column}}  operations", f"  {'-' * column}  {'-' * 10}"]
+    for name, (_, operations) in zip(names, story.tasks, strict=True):
+        text = clean("; ".join(operations)) or "nothing"
+        first = f"  {name:<{column}}  "
+        lines += fill(text, width, first=first, rest=" " * (column + 4))
+    return lines
+
+
+def order_sentence(ce: Counterexample, replay: Replay) -> str:
+    """Which order breaks the rule."""
+    rule = clean(ce.finding.rule)
+    if replay.pair is not None:
+        first, second = replay.pair
+        return (
+            f"Steps {first} ({_who(replay, first)}) and {second} ({_who(replay, second)}) race: "
+            f"{first} before {second} breaks {rule}, {second} before {first} keeps it."
+        )
+    until = ce.finding.step
+    tasks = {event.task for event in replay.events[: until + 1]}
+    if ce.finding.task >= 0 and len(tasks) == 1:
+        name = clean(replay.task_names[next(iter(tasks))])
+        return f"Only {name} has run by then: {rule} breaks without any race."
+    return (
+        f"No racing pair is marked: {rule} does not depend on the order of one pair of "
+        f"steps alone."
+    )
+
+
+def finding_lines(replay: Replay, *, width: int = WIDTH) -> list[str]:
+    """Every finding with the step at which it was made."""
+    lines = ["Findings, in order:"]
+    for finding in replay.findings:
+        first = f"  {clean(finding.rule)}: "
+        text = f"{clean(finding.message)} ({_when(replay, finding)})"
+        lines += fill(text, width, first=first, rest="      ")
+    if not replay.findings:
+        lines.append("  none")
+    return lines
+
+
+def parameters(params: object) -> str:
+    """``a=1 b=2``."""
+    if not isinstance(params, dict) and not hasattr(params, "items"):
+        return clean(params)
+    return " ".join(f"{name}={value}" for name, value in params.items())
+
+
+def _when(replay: Replay, finding: Finding) -> str:
+    if finding.task < 0 or not 0 <= finding.task < len(replay.task_names):
+        return "judged after all tasks had finished"
+    return f"step {finding.step}, {clean(replay.task_names[finding.task])}"
+
+
+def _who(replay: Replay, at: int) -> str:
+    event = replay.events[at]
+    text = f"{clean(replay.task_names[event.task])}, {clean(describe(event))}"
+    function = function_of(event)
+    return f"{text} in {function}()" if function else text
+
+
+def _statement(broken: str, rule: Rule | None) -> str:
+    if rule is not None:
+        return rule.statement
+    kind, _, function = broken.partition(":")
+    text = _NOT_MONITORS.get(kind, "no such rule in this version of septum")
+    return f"{function}(): {text}" if function else text
+
+
+def _model(ce: Counterexample) -> str:
+    parts = [f"memory model {ce.memory_model}", f"TDX Module profile {ce.profile}"]
+    if ce.geometry:
+        parts.append("geometry " + parameters(ce.geometry))
+    parts.append(f"recorded by septum {ce.septum}")
+    return ", ".join(parts)

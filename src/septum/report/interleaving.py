@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""An execution as a table: one column per task, one row per step shown.
+
+A line with a function's name says where the steps below it are; it is repeated when the
+task goes on elsewhere.  Marks in the left margin: ``*`` the racing pair, ``!`` a step at
+which a rule broke.  ``(n steps)`` are steps that `septum.report.fold` left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from septum.machine import Event
+from septum.report.fold import BUDGET, rank_steps, shown_steps
+from septum.report.layout import WIDTH, Paint, clean, fill, plain, shorten, steps
+from septum.report.values import change, value
+from septum.scenarios.result import Replay
+
+__all__ = ["describe", "function_of", "interleaving", "last_step", "legend"]
+
+_GAP = "  "
+_LEAST_COLUMN = 14
+
+# Store helpers: their caller says more (mmu/tdp_iter.h, linux/kvm_host.h).
+_HELPERS = frozenset(
+    {
+        "__kvm_tdp_mmu_write_spte",
+        "kvm_tdp_mmu_read_spte",
+        "kvm_tdp_mmu_write_spte",
+        "kvm_tdp_mmu_write_spte_atomic",
+        "tdp_mmu_clear_spte_bits",
+        "tdp_mmu_clear_spte_bits_atomic",
+        "KVM_BUG_ON",
+        "kvm_vm_bugged",
+        "kvm_vm_dead",
+        "seamcall",
+        "<lambda>",
+    }
+)
+
+def function_of(event: Event) -> str:
+    """The function to name for a step: the innermost that is not a mere helper."""
+    for name in reversed(event.stack):
+        if name not in _HELPERS:
+            return name
+    if event.where is not None:
+        return event.where[0]
+    return ""
+
+
+def describe(event: Event) -> str:
+    """Operation, object and value of a step, in one line."""
+    op, obj = event.op, event.obj
+    if op == "choose":
+        option = event.options[event.choice] if event.options else event.choice
+        return f"choice {obj}: {value(option)}"
+    if op == "await":
+        awaited = ", ".join(sorted(event.since or {}))
+        return f"retry {obj}" + (f": {awaited} has changed" if awaited else "")
+    if event.label:
+        return f"{op} {obj}"
+    if op == "cmpxchg-failed":
+        return f"cmpxchg {obj} fails: it is {value(event.seen, obj)}"
+    if op == "read":
+        return f"read {obj}: {value(event.seen, obj)}"
+    if event.seen is None and event.left is None:
+        return f"{op} {obj}"
+    return f"{op} {obj}: {change(event.seen, event.left, obj)}"
+
+
+def last_step(replay: Replay) -> int:
+    """The last step worth a row: of a finding or of the racing pair."""
+    marks = [*(f.step for f in replay.findings), *(replay.pair or ())]
+    return min(max(marks, default=len(replay.events) - 1), len(replay.events) - 1)
+
+
+def legend(replay: Replay, folded: bool) -> str:
+    """What the marks and the folds mean; only those that occur."""
+    parts = []
+    if replay.pair is not None:
+        parts.append("* racing pair")
+    if replay.findings:
+        parts.append("! rule broken here")
+    if folded:
+        parts.append("(n steps) not shown; all with septum show --all")
+    return "; ".join(parts)
+
+
+def interleaving(
+    replay: Replay,
+    *,
+    width: int = WIDTH,
+    budget: int = BUDGET,
+    paint: Paint = plain,
+    states: bool = False,
+    sources: bool = False,
+) -> list[str]:
+    """The table.
+
+    :param budget: steps shown; negative: all.
+    :param states: after each step shown, what changed in ``replay.states``.
+    :param sources: file and line beside each function.
+    """
+    return _Table(replay, width, paint, states, sources).draw(budget)
+
+
+class _Table:
+    """The table while it is drawn."""
+
+    def __init__(
+        self, replay: Replay, width: int, paint: Paint, states: bool, sources: bool
+    ) -> None:
+        self.replay = replay
+        self.paint = paint
+        self.sources = sources
+        self.states = replay.states if states else {}
+        self.state: Mapping[str, Any] = {}
+        self.names = [clean(name) for name in replay.task_names]
+        self.digits = max(len(str(max(len(replay.events) - 1, 0))), 2)
+        self.margin = self.digits + 4
+        n = max(len(self.names), 1)
+        self.column = (width - self.margin - len(_GAP) * (n - 1)) // n
+        self.width = width
+        self.narrow = self.column < _LEAST_COLUMN
+        if self.narrow:
+            self.column = width - self.margin
+        self.lines: list[str] = []
+        self.hidden: dict[int, int] = {}
+        self.inside: dict[int, str] = {}
+
+    def draw(self, budget: int) -> list[str]:
+        replay = self.replay
+        end = len(replay.events) - 1 if budget < 0 else last_step(replay)
+        events = replay.events[: end + 1]
+        marked = {f.step for f in replay.findings if f.task >= 0}
+        calls = {
+            at
+            for at, event in enumerate(events)
+            if is_call(event.label) or any(map(is_call, replay.traces.get(at, ())))
+        }
+        ranks = rank_steps(
+            events,
+            pair=replay.pair,
+            marked=(at for at in marked if 0 <= at <= end),
+            focus=(f.obj for f in replay.findings if f.obj),
+            calls=calls,
+        )
+        shown = set(shown_steps(ranks, budget))
+        self._head()
+        for at, event in enumerate(events):
+            if at in shown:
+                self._flush()
+                self._step(at, event, at in marked)
+            else:
+                self.hidden[event.task] = self.hidden.get(event.task, 0) + 1
+        for event in replay.events[end + 1 :]:
+            self.hidden[event.task] = self.hidden.get(event.task, 0) + 1
+        self._flush()
+        return self.lines
+
+    def _head(self) -> None:
+        rule = "-" * self.column
+        if self.narrow:
+            self.lines += [f"{'step':>{self.margin - 2}}  task", "-" * self.width]
+            return
+        names = self._across(dict(enumerate(self.names)))
+        self.lines.append(f"{'step':>{self.margin - 2}}  {names}".rstrip())
+        bars = self._across(dict.fromkeys(range(len(self.names)), rule))
+        self.lines.append(f"{'-' * (self.margin - 2)}  {bars}")
+
+    def _across(self, cells: Mapping[int, str]) -> str:
+        """One line with a cell per task."""
+        if self.narrow:
+            return _GAP.join(f"{self.names[t]}: {text}" for t, text in sorted(cells.items()))
+        texts = [shorten(cells.get(t, ""), self.column) for t in range(len(self.names))]
+        return _GAP.join(text.ljust(self.column) for text in texts).rstrip()
+
+    def _flush(self) -> None:
+        """The folded steps of every task, on one line."""
+        if not self.hidden:
+            return
+        cells = {t: steps(n) for t, n in self.hidden.items()}
+        if self.narrow:
+            text = self._across(cells)
+            blank = " " * self.margin
+            self.lines += fill(text, self.width, first=blank)
+        else:
+            self.lines.append((" " * self.margin + self._across(cells)).rstrip())
+        self.hidden = {}
+
+    def _step(self, at: int, event: Event, broken: bool) -> None:
+        function = function_of(event)
+        if function != self.inside.get(event.task, ""):
+            self.inside[event.task] = function
+            self._put(event.task, "", self._function(event, function), "function")
+        star = "*" if self.replay.pair is not None and at in self.replay.pair else " "
+        bang = "!" if broken else " "
+        mark = f"{star}{bang}{at:>{self.digits}}"
+        kind = "finding" if broken else "racing" if star == "*" else ""
+        self._put(event.task, mark, describe(event), kind)
+        for text in self.replay.traces.get(at, ()):
+            self._put(event.task, "", text, "trace", indent="  ")
+        self._state(at)
+
+    def _function(self, event: Event, function: str) -> str:
+        text = f"{function}()" if function else "?"
+        if self.sources and event.where is not None:
+            _, path, line = event.where
+            text += f" {'/'.join(path.split('/')[-2:])}:{line}"
+        return text
+
+    def _put(self, task: int, mark: str, text: str, kind: str, indent: str = "") -> None:
+        """A cell of one task, wrapped inside its column; the mark on its first line."""
+        name = f"{self.names[task]}: " if self.narrow else ""
+        first = indent + name + ("" if kind == "function" else " ")
+        rest = indent + "   " if kind != "function" else "  "
+        for i, line in enumerate(fill(clean(text), self.column, first=first, rest=rest)):
+            margin = f"{mark if i == 0 else '':<{self.margin}}"
+            left = 0 if self.narrow else task * (self.column + len(_GAP))
+            painted = self.paint(kind, line) if kind else line
+            self.lines.append((margin + " " * left + painted).rstrip())
+
+    def _state(self, at: int) -> None:
+        """What the step changed, below it, over the whole width."""
+        now = self.states.get(at)
+        if now is None:
+            return
+        for name, v in now.items():
+            if self.state.get(name) != v:
+                text = f"{name} = {value(v, name)}"
+                blank = " " * self.margin
+                lines = fill(clean(text), self.width, first=blank + "| ", rest=blank + "|   ")
+                self.lines += [self.paint("state", line) for line in lines]
+        self.state = now
+
+
+def is_call(text: str) -> bool:
+    """Whether a text names a SEAMCALL or TDCALL leaf."""
+    return text.startswith(("TDH.", "TDG."))
