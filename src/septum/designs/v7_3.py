@@ -13,11 +13,13 @@ tables go through ``handle_removed_pt`` and ``free_external_spt``, children firs
 from __future__ import annotations
 
 from errno import EBUSY
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from septum.kvm.bug import BUG, WARN_ON, lockdep_assert_held_read, lockdep_assert_held_write
 from septum.kvm.spte import (
     FROZEN_SPTE,
+    PG_LEVEL_4K,
+    VMX_EPT_ACCESS_BIT,
     check_spte_writable_invariants,
     is_frozen_spte,
     is_last_spte,
@@ -25,20 +27,16 @@ from septum.kvm.spte import (
     is_mirror_sptep,
     is_mmio_spte,
     is_shadow_present_pte,
-    make_nonleaf_spte,
     mark_spte_for_access_track,
     spte_ad_enabled,
     spte_to_child_sp,
     spte_to_pfn,
     sptep_to_sp,
-    VMX_EPT_ACCESS_BIT,
 )
 from septum.kvm.structs import Kvm, KvmMmuPage, PageTable, Spte
 from septum.kvm.tdp_iter import TdpIter
+from septum.kvm.tdp_mmu import trace_kvm_tdp_mmu_spte_changed
 from septum.kvm.x86 import KVM_BUG_ON
-
-if TYPE_CHECKING:
-    from septum.kvm.structs import Vcpu
 
 NAME: Final = "v7.3"
 PREDECESSOR: Final = None
@@ -73,9 +71,7 @@ def tdp_mmu_set_spte_atomic(kvm: Kvm, iter: TdpIter, new_spte: int) -> int:
         ret = kvm.fn.__tdp_mmu_set_spte_atomic(kvm, iter, new_spte)
     if ret:
         return ret
-    ret = kvm.fn.__handle_changed_spte(
-        kvm, sp, iter.gfn, iter.old_spte, new_spte, iter.level, True
-    )
+    ret = kvm.fn.__handle_changed_spte(kvm, sp, iter.gfn, iter.old_spte, new_spte, iter.level, True)
     if is_mirror_sptep(iter.sptep):
         kvm.fn.__kvm_tdp_mmu_write_spte(kvm, iter.sptep, iter.old_spte if ret else new_spte)
     else:
@@ -89,9 +85,7 @@ def tdp_mmu_set_spte(
     """Facts 4.2.  The value that was overwritten.  Memory changes before the hook runs."""
     name = "tdp_mmu_set_spte"
     lockdep_assert_held_write(kvm.mmu_lock, name)
-    WARN_ON(
-        is_frozen_spte(old_spte) or is_frozen_spte(new_spte), kvm, name, "old or new is frozen"
-    )
+    WARN_ON(is_frozen_spte(old_spte) or is_frozen_spte(new_spte), kvm, name, "old or new is frozen")
     old_spte = kvm.fn.kvm_tdp_mmu_write_spte(kvm, sptep, old_spte, new_spte, level)
     kvm.fn.handle_changed_spte(kvm, sptep_to_sp(sptep), gfn, old_spte, new_spte, level, False)
     return old_spte
@@ -110,7 +104,12 @@ def __handle_changed_spte(
     was_leaf = was_present and is_last_spte(old_spte, level)
     is_leaf = is_present and is_last_spte(new_spte, level)
     pfn_changed = spte_to_pfn(old_spte) != spte_to_pfn(new_spte)
-    WARN_ON(gfn % kvm.pages_per_hpage[level], kvm, name, f"gfn {gfn:x} at level {level}")
+    WARN_ON(
+        not 1 <= level <= kvm.geometry.levels or gfn % kvm.pages_per_hpage[level],
+        kvm,
+        name,
+        "bad level, or a GFN not aligned to it",
+    )
     if was_leaf and is_leaf and pfn_changed:
         BUG(kvm, name, f"gfn {gfn:x}: a leaf SPTE changes its PFN")
     if old_spte == new_spte:
@@ -124,9 +123,9 @@ def __handle_changed_spte(
             and not is_frozen_spte(new_spte),
             kvm,
             name,
-            f"non-present {old_spte:x} -> {new_spte:x} at level {level}",
+            "a non-present SPTE becomes another one",
         )
-        trace_spte_changed(kvm, sp, gfn, level, old_spte, new_spte)
+        trace_kvm_tdp_mmu_spte_changed(kvm, sp, gfn, level, old_spte, new_spte)
         return 0
     if (
         was_present
@@ -138,23 +137,10 @@ def __handle_changed_spte(
         ret: int = kvm.fn.set_external_spte(kvm, gfn, old_spte, new_spte, level)
         if ret:
             return ret
-    trace_spte_changed(kvm, sp, gfn, level, old_spte, new_spte)
+    trace_kvm_tdp_mmu_spte_changed(kvm, sp, gfn, level, old_spte, new_spte)
     if is_leaf != was_leaf:
         kvm.fn.kvm_update_page_stats(kvm, level, 1 if is_leaf else -1)
     return 0
-
-
-def trace_spte_changed(
-    kvm: Kvm, sp: KvmMmuPage, gfn: int, level: int, old_spte: int, new_spte: int
-) -> None:
-    kvm.trace(
-        "kvm_tdp_mmu_spte_changed",
-        as_id=sp.role.as_id,
-        gfn=gfn,
-        level=level,
-        old_spte=old_spte,
-        new_spte=new_spte,
-    )
 
 
 def handle_changed_spte(
@@ -204,25 +190,7 @@ def freeze_removed_spte(kvm: Kvm, sptep: Spte) -> int:
         kvm.m.retry("handle_removed_pt")
 
 
-# --- linking and freeing tables -------------------------------------------------------------
-
-
-def tdp_mmu_link_sp(kvm: Kvm, iter: TdpIter, sp: KvmMmuPage, shared: bool) -> int:
-    """Facts 4.5.  Accounting comes after publication."""
-    spte = make_nonleaf_spte(sp, sp.role.ad_disabled)
-    if shared:
-        ret: int = kvm.fn.tdp_mmu_set_spte_atomic(kvm, iter, spte)
-        if ret:
-            return ret
-    else:
-        kvm.fn.tdp_mmu_iter_set_spte(kvm, iter, spte)
-    kvm.fn.tdp_account_mmu_page(kvm, sp)
-    return 0
-
-
-def kvm_mmu_alloc_external_spt(vcpu: Vcpu, sp: KvmMmuPage) -> None:
-    """From vcpu->arch.mmu_external_spt_cache."""
-    sp.external_spt.set(vcpu.kvm.host.alloc_page("external_spt"))
+# --- freeing tables -------------------------------------------------------------
 
 
 def tdp_mmu_free_sp(kvm: Kvm, sp: KvmMmuPage) -> None:
@@ -257,7 +225,9 @@ def kvm_tdp_mmu_age_spte(kvm: Kvm, iter: TdpIter) -> None:
     old_spte = iter.old_spte
     if kvm.fn.__tdp_mmu_set_spte_atomic(kvm, iter, new_spte):
         return
-    trace_spte_changed(kvm, sptep_to_sp(iter.sptep), iter.gfn, iter.level, old_spte, new_spte)
+    trace_kvm_tdp_mmu_spte_changed(
+        kvm, sptep_to_sp(iter.sptep), iter.gfn, iter.level, old_spte, new_spte
+    )
 
 
 # --- kvm_x86_ops ------------------------------------------------------------------------------
@@ -275,8 +245,5 @@ def free_external_spt(kvm: Kvm, sp: KvmMmuPage) -> None:
 
 
 def gmem_max_mapping_level(kvm: Kvm, pfn: int, is_private: bool) -> int:
-    """kvm_x86_call(gmem_max_mapping_level): 0 is "no limit"."""
-    if not kvm.has_mirrored_tdp:
-        return 0
-    level: int = kvm.fn.tdx_gmem_max_mapping_level(kvm, pfn, is_private)
-    return level
+    """kvm_x86_call(gmem_max_mapping_level), tdx_gmem_max_mapping_level(): 0 is no limit."""
+    return PG_LEVEL_4K if is_private and kvm.has_mirrored_tdp else 0

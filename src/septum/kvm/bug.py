@@ -9,7 +9,7 @@ VM, is in `septum.kvm.x86`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from septum.machine import Halt, RWLock
 
@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 __all__ = [
     "BUG",
     "WARN_ON",
+    "goto_retry",
     "lockdep_assert_held",
     "lockdep_assert_held_read",
     "lockdep_assert_held_write",
     "might_sleep",
 ]
 
+UNEXPLAINED_FAILURES: Final = 4
 
-def WARN_ON(condition: object, kvm: Kvm, function: str, what: str) -> bool:  # noqa: N802
+
+def WARN_ON(condition: object, kvm: Kvm, function: str, what: str) -> bool:
     """Report ``WARN:<function>`` if ``condition``; return it, as the kernel's does."""
     if not condition:
         return False
@@ -34,7 +37,7 @@ def WARN_ON(condition: object, kvm: Kvm, function: str, what: str) -> bool:  # n
     return True
 
 
-def BUG(kvm: Kvm, function: str, what: str) -> NoReturn:  # noqa: N802
+def BUG(kvm: Kvm, function: str, what: str) -> NoReturn:
     kvm.m.fatal(f"BUG:{function}", f"BUG(): {what}")
     raise Halt
 
@@ -61,3 +64,21 @@ def might_sleep(kvm: Kvm, function: str) -> None:
             lock.m.report("I10", f"{function}() may sleep with {lock.name} held", lock.name)
     if kvm.rcu.held():
         kvm.m.report("I10", f"{function}() may sleep inside rcu_read_lock()")
+
+
+def goto_retry(kvm: Kvm, head: str, failures: int) -> int:
+    """Before a ``goto retry`` without an exit: wait as `Machine.retry` does.
+
+    The kernel repeats whatever the error was.  An attempt that failed for nothing that
+    another task could change fails again (injected failures have a budget): LIVELOCK.
+
+    :param failures: what the previous call returned, 0 at first.
+    """
+    m = kvm.m
+    if not m.current.blame:
+        failures += 1
+        if failures > UNEXPLAINED_FAILURES:
+            m.report("LIVELOCK", f"{head}: goto retry without end")
+            raise Halt
+    m.retry(head)
+    return failures

@@ -129,11 +129,9 @@ def flush_shared(vcpu: Vcpu) -> None:
 
 
 def interrupted(vcpu: Vcpu) -> bool:
-    """Has an IPI arrived?  Also what a guest that waits for a lock is woken by."""
-    m = vcpu.m
-    with m.step("interrupt window", vcpu.ipi.name):
+    """Has an IPI arrived?"""
+    with vcpu.m.step("interrupt window", vcpu.ipi.name):
         pending = vcpu.ipi.peek() >> 1
-        m.blame(vcpu.ipi)
     return bool(pending)
 
 
@@ -150,21 +148,22 @@ def run_guest(vcpu: Vcpu) -> Any:
         if op is None:
             guest.halted.set(True)
             return module.guest_interrupt(vcpu.id)
-        result = _execute(vcpu, op)
+        result = _execute(vcpu, op, m.seq)
         if result is not None:
             return result
 
 
-def _execute(vcpu: Vcpu, op: GuestOp) -> Any:
-    """One attempt; the TD exit it ended in, or None if the guest goes on."""
+def _execute(vcpu: Vcpu, op: GuestOp, window: int) -> Any:
+    """One attempt; the TD exit it ended in, or None if the guest goes on.  ``window`` is
+    the event that found no IPI pending."""
     if op.op == "accept":
-        return _accept(vcpu, op)
+        return _accept(vcpu, op, window)
     if vcpu.kvm.geometry.is_shared(op.gfn):
         return _access_shared(vcpu, op)
     return _access_private(vcpu, op)
 
 
-def _accept(vcpu: Vcpu, op: GuestOp) -> Any:
+def _accept(vcpu: Vcpu, op: GuestOp, window: int) -> Any:
     regs = {"rcx": op.gfn << PAGE_SHIFT | op.level - 1}
     result = vcpu.kvm.module.tdcall(TDG_MEM_PAGE_ACCEPT, regs, vcpu.id)
     if result.event == "td-exit":
@@ -173,6 +172,8 @@ def _accept(vcpu: Vcpu, op: GuestOp) -> Any:
         return None  # interrupted: the TDCALL is executed again
     if is_operand_busy(result.rax):
         vcpu.m.reach("guest ACCEPT returned BUSY")
+        # An IPI ends the wait as well: the kicker may be who holds things up.
+        vcpu.m.current.blame[vcpu.ipi] = window
         vcpu.m.retry("guest ACCEPT")
         return None
     if status_class(result.rax) not in (0, TDX_PAGE_ALREADY_ACCEPTED):

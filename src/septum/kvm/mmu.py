@@ -111,21 +111,27 @@ def kvm_mmu_page_fault(vcpu: Vcpu, gpa: int, error_code: int) -> int:
 def kvm_mmu_do_page_fault(vcpu: Vcpu, gpa: int, error_code: int, prefetch: bool) -> int:
     kvm = vcpu.kvm
     fault = make_fault(vcpu, gpa, error_code, prefetch)
-    fault.slot, fault.slot_flags = kvm.fn.kvm_vcpu_gfn_to_memslot(vcpu, fault.gfn)
-    fault.slot_at = vcpu.m.seq
+    find_slot(vcpu, fault)
     r: int = kvm.fn.kvm_tdp_mmu_page_fault(vcpu, fault)
     if r == RET_PF_EMULATE and fault.is_private:
         return -EFAULT  # KVM_EXIT_MEMORY_FAULT
     return r
 
 
-def kvm_vcpu_gfn_to_memslot(vcpu: Vcpu, gfn: int) -> tuple[KvmMemorySlot | None, int]:
-    """Through kvm->memslots: the slot and its flags.  Deleted slots have flags None."""
+def kvm_vcpu_gfn_to_memslot(vcpu: Vcpu, gfn: int) -> KvmMemorySlot | None:
+    """Through kvm->memslots (one point).  The flags of a deleted slot are None."""
     for slot in vcpu.kvm.slots:
         if gfn in slot:
-            flags = slot.flags.read()
-            return (None, 0) if flags is None else (slot, flags)
-    return None, 0
+            return None if slot.flags.read() is None else slot
+    return None
+
+
+def find_slot(vcpu: Vcpu, fault: KvmPageFault) -> None:
+    """The slot, and the flags of the copy of it that the lookup found."""
+    slot = fault.slot = vcpu.kvm.fn.kvm_vcpu_gfn_to_memslot(vcpu, fault.gfn)
+    if slot is not None:
+        fault.slot_flags = slot.flags.v  # no point since the read
+        fault.slot_at = vcpu.m.seq
 
 
 def kvm_tdp_mmu_page_fault(vcpu: Vcpu, fault: KvmPageFault) -> int:
@@ -277,7 +283,7 @@ def kvm_tdp_mmu_map_private_pfn(vcpu: Vcpu, gfn: int, pfn: int) -> int:
     fault = make_fault(vcpu, gfn << 12, error_code, True)
     fault.max_level = PG_LEVEL_4K
     fault.pfn = pfn
-    fault.slot, fault.slot_flags = kvm.fn.kvm_vcpu_gfn_to_memslot(vcpu, gfn)
+    find_slot(vcpu, fault)
     m.current.blame = {}
     while True:
         if vcpu.signal_pending.v:

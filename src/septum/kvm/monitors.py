@@ -151,14 +151,13 @@ class SeptParentIsTable(Monitor):
             if parent == 0:
                 self.report(f"S-EPT entry {index} of page {table_hpa:x} became {now.name} "
                             "but no parent maps that page")
-        if _is_table(was) and not _is_table(now):
-            self._children(sept.hpa_of(old), now)
+        # A table that becomes a leaf was promoted: its children are that leaf now.
+        if _is_table(was) and not _is_table(now) and not sept.is_leaf(new):
+            self._children(sept.hpa_of(old))
 
-    def _children(self, page_hpa: int, now: sept.State) -> None:
+    def _children(self, page_hpa: int) -> None:
         for index, state in self.view.sept_page_states(page_hpa):
             if state not in (sept.State.FREE, sept.State.REMOVED):
-                if sept.is_leaf_state(now):
-                    return  # promotion: the children became this leaf
                 self.report(
                     f"S-EPT page {page_hpa:x} lost its parent while entry {index} is {state.name}"
                 )

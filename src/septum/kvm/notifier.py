@@ -14,7 +14,7 @@ from errno import EINVAL
 from typing import Any, Final
 
 from septum.kvm.bug import WARN_ON, lockdep_assert_held, lockdep_assert_held_write
-from septum.kvm.roots import KVM_FILTER_PRIVATE, KVM_FILTER_SHARED, KVM_VALID_ROOTS
+from septum.kvm.roots import KVM_FILTER_PRIVATE, KVM_FILTER_SHARED
 from septum.kvm.structs import (
     KVM_MEMORY_ATTRIBUTE_PRIVATE,
     KVM_MEMSLOT_INVALID,
@@ -70,9 +70,7 @@ def mmu_invalidate_retry_gfn(kvm: Kvm, mmu_seq: int, gfn: int) -> bool:
     m = kvm.m
     if kvm.mmu_invalidate_in_progress.peek():
         merged = kvm.mmu_invalidate_range.peek()
-        if WARN_ON(
-            merged is None, kvm, "mmu_invalidate_retry_gfn", "in progress without a range"
-        ):
+        if WARN_ON(merged is None, kvm, "mmu_invalidate_retry_gfn", "in progress without a range"):
             m.blame(kvm.mmu_invalidate_in_progress)
             return True
         if merged[0] <= gfn < merged[1]:

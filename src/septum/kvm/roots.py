@@ -117,9 +117,7 @@ def tdp_mmu_next_root(kvm: Kvm, prev_root: KvmMmuPage | None, types: int) -> Kvm
     return found
 
 
-def for_each_tdp_mmu_root_yield_safe(
-    kvm: Kvm, types: int, as_id: int = -1
-) -> Iterator[KvmMmuPage]:
+def for_each_tdp_mmu_root_yield_safe(kvm: Kvm, types: int, as_id: int = -1) -> Iterator[KvmMmuPage]:
     """Each root is referenced while visited.  Leaving the loop early leaks the reference,
     as in the kernel: the caller must put it."""
     root = tdp_mmu_next_root(kvm, None, types)

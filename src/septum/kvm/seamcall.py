@@ -27,6 +27,10 @@ from septum.tdx.leaves import (
     TDH_MEM_RANGE_BLOCK,
     TDH_MEM_SEPT_ADD,
     TDH_MEM_TRACK,
+    TDH_MNG_ADDCX,
+    TDH_MNG_CREATE,
+    TDH_MNG_INIT,
+    TDH_MNG_KEY_CONFIG,
     TDH_MNG_KEY_FREEID,
     TDH_MNG_VPFLUSHDONE,
     TDH_MR_EXTEND,
@@ -34,6 +38,8 @@ from septum.tdx.leaves import (
     TDH_PHYMEM_CACHE_WB,
     TDH_PHYMEM_PAGE_RECLAIM,
     TDH_PHYMEM_PAGE_WBINVD,
+    TDH_VP_ADDCX,
+    TDH_VP_CREATE,
     TDH_VP_ENTER,
     TDH_VP_FLUSH,
     TDH_VP_INIT,
@@ -207,6 +213,38 @@ def tdh_mr_finalize(kvm: Kvm) -> Any:
     return kvm.fn.seamcall(kvm, TDH_MR_FINALIZE, {"rcx": kvm.tdx.tdr << PAGE_SHIFT})
 
 
+def tdh_mng_create(kvm: Kvm, hkid: int) -> Any:
+    return kvm.fn.seamcall(
+        kvm, TDH_MNG_CREATE, {"rcx": kvm.tdx.tdr << PAGE_SHIFT, "rdx": hkid}
+    )
+
+
+def tdh_mng_key_config(kvm: Kvm, lp: int) -> Any:
+    """On one LP of each package."""
+    return kvm.fn.seamcall(kvm, TDH_MNG_KEY_CONFIG, {"rcx": kvm.tdx.tdr << PAGE_SHIFT}, lp)
+
+
+def tdh_mng_addcx(kvm: Kvm, pfn: int) -> Any:
+    regs = {"rcx": pfn << PAGE_SHIFT, "rdx": kvm.tdx.tdr << PAGE_SHIFT}
+    return kvm.fn.seamcall(kvm, TDH_MNG_ADDCX, regs)
+
+
+def tdh_mng_init(kvm: Kvm) -> Any:
+    """TD_PARAMS are those of the platform's configuration (`septum.tdx.config`)."""
+    return kvm.fn.seamcall(kvm, TDH_MNG_INIT, {"rcx": kvm.tdx.tdr << PAGE_SHIFT, "rdx": 0})
+
+
+def tdh_vp_create(vcpu: Vcpu) -> Any:
+    kvm = vcpu.kvm
+    regs = {"rcx": vcpu.tdx.tdvpr << PAGE_SHIFT, "rdx": kvm.tdx.tdr << PAGE_SHIFT}
+    return kvm.fn.seamcall(kvm, TDH_VP_CREATE, regs)
+
+
+def tdh_vp_addcx(vcpu: Vcpu, pfn: int) -> Any:
+    regs = {"rcx": pfn << PAGE_SHIFT, "rdx": vcpu.tdx.tdvpr << PAGE_SHIFT}
+    return vcpu.kvm.fn.seamcall(vcpu.kvm, TDH_VP_ADDCX, regs)
+
+
 def tdh_vp_init(vcpu: Vcpu) -> Any:
     """Version 1 (x2APIC id in R8) where the module has it; 1.5.01 has version 0 only."""
     kvm = vcpu.kvm
@@ -250,6 +288,10 @@ FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
         tdh_mem_range_block,
         tdh_mem_sept_add,
         tdh_mem_track,
+        tdh_mng_addcx,
+        tdh_mng_create,
+        tdh_mng_init,
+        tdh_mng_key_config,
         tdh_mng_key_freeid,
         tdh_mng_vpflushdone,
         tdh_mr_extend,
@@ -257,6 +299,8 @@ FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
         tdh_phymem_cache_wb,
         tdh_phymem_page_reclaim,
         tdh_phymem_page_wbinvd_hkid,
+        tdh_vp_addcx,
+        tdh_vp_create,
         tdh_vp_enter,
         tdh_vp_flush,
         tdh_vp_init,

@@ -43,6 +43,7 @@ __all__ = [
     "is_writable_pte",
     "kvm_tdp_mmu_spte_need_atomic_update",
     "leaf_spte_change_needs_tlb_flush",
+    "make_huge_spte",
     "make_mmio_spte",
     "make_nonleaf_spte",
     "make_small_spte",
@@ -254,8 +255,8 @@ def make_spte(
 
 def make_mmio_spte(kvm: Kvm, gfn: int) -> int:
     """EPT: no access bits; 18 bits of the memslots' generation (facts 1.2)."""
-    gen = kvm.memslots_generation.read() & ((1 << 18) - 1)
-    return kvm.shadow_mmio_value | (gen & 0x7F) << 3 | (gen >> 7) << 52 | gfn << 12
+    gen = int(kvm.memslots_generation.read()) & ((1 << 18) - 1)
+    return int(kvm.shadow_mmio_value) | (gen & 0x7F) << 3 | (gen >> 7) << 52 | gfn << 12
 
 
 def spte_permission_fault(spte: int, write: bool, fetch: bool) -> bool:
@@ -265,6 +266,12 @@ def spte_permission_fault(spte: int, write: bool, fetch: bool) -> bool:
     if write:
         return not is_writable_pte(spte)
     return not spte & (VMX_EPT_EXECUTABLE_MASK if fetch else PT_PRESENT_MASK)
+
+
+def make_huge_spte(kvm: Kvm, small_spte: int, level: int) -> int:
+    """One huge leaf in place of the table that ``small_spte`` is in."""
+    pfn = spte_to_pfn(small_spte) & -kvm.pages_per_hpage[level]
+    return small_spte & ~SPTE_BASE_ADDR_MASK | pfn << 12 | PT_PAGE_SIZE_MASK
 
 
 def make_small_spte(kvm: Kvm, huge_spte: int, child_level: int, index: int) -> int:

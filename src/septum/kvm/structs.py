@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from septum.kvm.guest import Guest
 from septum.kvm.host import Host
 from septum.machine import RCU, SRCU, Cell, Machine, Mutex, Page, RWLock, SpinLock, Word
 from septum.machine.geometry import Geometry
@@ -108,6 +109,12 @@ class Spte(Word):
     def __init__(self, m: Machine, name: str, v: int, page: PageTable, index: int) -> None:
         super().__init__(m, name, v, page)
         self.index = index
+
+    def try_cmpxchg(self, expected: Any, new: Any) -> tuple[bool, Any]:
+        ok, actual = super().try_cmpxchg(expected, new)
+        if not ok:
+            self.m.reach("an SPTE cmpxchg lost")
+        return ok, actual
 
     def _store(self, v: Any) -> None:
         old = self.v
@@ -220,7 +227,11 @@ class KvmMemorySlot:
 
 
 class KvmTdx:
-    """``struct kvm_tdx`` (facts 5.1).  ``tdr`` is the PFN of the TDR page."""
+    """``struct kvm_tdx`` (facts 5.1).  ``tdr`` and ``tdcs_pages`` are PFNs.
+
+    Ours: ``host_lp``, an LP that runs no vCPU; ``injection``, which SEAMCALLs may fail
+    (`septum.kvm.seamcall.Injection`).
+    """
 
     def __init__(self, m: Machine, hkid: int = 1, tdr: int = 0) -> None:
         self.state = Word(m, "kvm_tdx.state", TD_STATE_UNINITIALIZED)
@@ -228,17 +239,22 @@ class KvmTdx:
         self.page_add_src = Cell(m, "kvm_tdx.page_add_src", None)
         self.wait_for_sept_zap = Word(m, "kvm_tdx.wait_for_sept_zap", False)
         self.tdr = tdr
+        self.tdcs_pages: tuple[int, ...] = ()
+        self.host_lp = 0
+        self.injection: Any = None
 
 
 class VcpuTdx:
-    """``struct vcpu_tdx`` (facts 5.1).  ``tdvpr`` is the PFN of the TDVPR page."""
+    """``struct vcpu_tdx`` (facts 5.1).  ``tdvpr`` and ``tdcx_pages`` are PFNs."""
 
     def __init__(self, m: Machine, vcpu_id: int, tdvpr: int = 0) -> None:
         self.state = Word(m, f"vcpu{vcpu_id}.td_state", VCPU_TD_STATE_UNINITIALIZED)
         self.exit_gpa = Cell(m, f"vcpu{vcpu_id}.exit_gpa", 0)
         self.ext_exit_qualification = Cell(m, f"vcpu{vcpu_id}.ext_exit_qualification", 0)
+        self.exit_qualification = Cell(m, f"vcpu{vcpu_id}.exit_qualification", 0)
         self.vp_enter_ret = Cell(m, f"vcpu{vcpu_id}.vp_enter_ret", 0)
         self.tdvpr = tdvpr
+        self.tdcx_pages: tuple[int, ...] = ()
 
 
 class Kvm:
@@ -358,4 +374,6 @@ class Vcpu:
         self.root_hpa = Cell(m, f"{name}.root_hpa", INVALID_PAGE)
         self.mirror_root_hpa = Cell(m, f"{name}.mirror_root_hpa", INVALID_PAGE)
         self.smm = Cell(m, f"{name}.smm", False)
+        self.srcu_idx = Cell(m, f"{name}.srcu_idx", 0)
+        self.guest = Guest(m, name)
         self.tdx = VcpuTdx(m, vcpu_id)

@@ -176,9 +176,7 @@ def for_each_tdp_pte(kvm: Kvm, root: KvmMmuPage, start: int, end: int) -> Iterat
     return for_each_tdp_pte_min_level(kvm, root, 1, start, end)
 
 
-def for_each_tdp_pte_min_level_all(
-    kvm: Kvm, root: KvmMmuPage, min_level: int
-) -> Iterator[TdpIter]:
+def for_each_tdp_pte_min_level_all(kvm: Kvm, root: KvmMmuPage, min_level: int) -> Iterator[TdpIter]:
     """The whole root, with no GFN bits: covers the shared half as well."""
     it = TdpIter(kvm, root, min_level, 0, 0)
     while it.valid and it.gfn <= kvm_mmu_max_gfn(kvm):

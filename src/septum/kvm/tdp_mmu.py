@@ -12,7 +12,7 @@ from collections.abc import Callable
 from errno import ENOMEM
 from typing import TYPE_CHECKING, Any, Final
 
-from septum.kvm.bug import WARN_ON, might_sleep
+from septum.kvm.bug import WARN_ON, goto_retry, might_sleep
 from septum.kvm.ret_pf import (
     RET_PF_EMULATE,
     RET_PF_FIXED,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from septum.kvm.mmu import KvmPageFault
     from septum.kvm.structs import Kvm
 
-__all__ = ["FUNCTIONS"]
+__all__ = ["FUNCTIONS", "lock", "trace_kvm_tdp_mmu_spte_changed", "unlock"]
 
 
 # --- stores (mmu/tdp_iter.h) ------------------------------------------------------------
@@ -65,9 +65,7 @@ def kvm_tdp_mmu_write_spte_atomic(kvm: Kvm, sptep: Spte, new_spte: int) -> int:
     return old_spte
 
 
-def kvm_tdp_mmu_write_spte(
-    kvm: Kvm, sptep: Spte, old_spte: int, new_spte: int, level: int
-) -> int:
+def kvm_tdp_mmu_write_spte(kvm: Kvm, sptep: Spte, old_spte: int, new_spte: int, level: int) -> int:
     """Exchange if a CPU or a lockless path may be changing bits that matter."""
     if kvm_tdp_mmu_spte_need_atomic_update(old_spte, level):
         return int(kvm.fn.kvm_tdp_mmu_write_spte_atomic(kvm, sptep, new_spte))
@@ -89,6 +87,19 @@ def tdp_mmu_iter_set_spte(kvm: Kvm, iter: TdpIter, new_spte: int) -> None:
     )
 
 
+def trace_kvm_tdp_mmu_spte_changed(
+    kvm: Kvm, sp: KvmMmuPage, gfn: int, level: int, old_spte: int, new_spte: int
+) -> None:
+    kvm.trace(
+        "kvm_tdp_mmu_spte_changed",
+        as_id=sp.role.as_id,
+        gfn=gfn,
+        level=level,
+        old_spte=old_spte,
+        new_spte=new_spte,
+    )
+
+
 # --- page-table pages -------------------------------------------------------------------
 
 
@@ -100,9 +111,7 @@ def tdp_mmu_alloc_sp(kvm: Kvm) -> KvmMmuPage:
     return sp
 
 
-def tdp_mmu_init_sp(
-    kvm: Kvm, sp: KvmMmuPage, sptep: Spte | None, gfn: int, role: Role
-) -> None:
+def tdp_mmu_init_sp(kvm: Kvm, sp: KvmMmuPage, sptep: Spte | None, gfn: int, role: Role) -> None:
     sp.init(role, gfn, sptep)
     kvm.trace("kvm_mmu_get_page", gfn=gfn, role=role.word(), root_count=0, created=True)
 
@@ -181,9 +190,7 @@ def tdp_mmu_map_handle_target_level(vcpu: Vcpu, fault: KvmPageFault, iter: TdpIt
         return RET_PF_RETRY
     elif present and (
         not is_last_spte(old_spte, iter.level)
-        or WARN_ON(
-            leaf_spte_change_needs_tlb_flush(old_spte, new_spte), kvm, name, "flush needed"
-        )
+        or WARN_ON(leaf_spte_change_needs_tlb_flush(old_spte, new_spte), kvm, name, "flush needed")
     ):
         kvm.fn.kvm_flush_remote_tlbs_range(kvm, iter.gfn, kvm.pages_per_hpage[iter.level])
     if wrprot and fault.write:
@@ -310,6 +317,7 @@ def tdp_mmu_split_huge_pages_root(
     """Facts 4.15: drop the lock to allocate, retake it, look again."""
     fn = kvm.fn
     sp: KvmMmuPage | None = None
+    failures = 0
     iter = TdpIter(kvm, root, target_level + 1, start, kvm_gfn_root_bits(kvm, root))
     kvm.rcu.read_lock()
     while iter.valid and iter.gfn < end:
@@ -332,7 +340,8 @@ def tdp_mmu_split_huge_pages_root(
             else:
                 fn.tdp_mmu_init_child_sp(kvm, sp, iter)
                 if fn.tdp_mmu_split_huge_page(kvm, iter, sp, shared):
-                    continue  # goto retry: the same entry, from the yield test on
+                    failures = goto_retry(kvm, "tdp_mmu_split_huge_pages_root", failures)
+                    continue  # the same entry, from the yield test on
                 sp = None
         iter.next()
     kvm.rcu.read_unlock()
@@ -376,9 +385,7 @@ def tdp_mmu_iter_cond_resched(kvm: Kvm, iter: TdpIter, flush: bool, shared: bool
     unlock(kvm, shared)
     lock(kvm, shared)
     kvm.rcu.read_lock()
-    WARN_ON(
-        iter.gfn > iter.next_last_level_gfn, kvm, "tdp_mmu_iter_cond_resched", "went backwards"
-    )
+    WARN_ON(iter.gfn > iter.next_last_level_gfn, kvm, "tdp_mmu_iter_cond_resched", "went backwards")
     iter.yielded = True
     kvm.m.reach("a walk yielded mmu_lock")
     return True

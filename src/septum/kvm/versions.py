@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from septum.kvm.spte import (
+    EPT_SPTE_HOST_WRITABLE,
     EPT_SPTE_MMU_WRITABLE,
     FROZEN_SPTE,
+    PT_PRESENT_MASK,
     PT_WRITABLE_MASK,
     SHADOW_ACC_TRACK_SAVED_BITS_SHIFT,
     SHADOW_NONPRESENT_VALUE,
@@ -24,7 +26,9 @@ from septum.kvm.spte import (
     VMX_EPT_ACCESS_BIT,
     VMX_EPT_DIRTY_BIT,
     VMX_EPT_EXECUTABLE_MASK,
+    VMX_EPT_MISCONFIG_WX_VALUE,
     VMX_EPT_RWX_MASK,
+    VMX_EPT_SUPPRESS_VE_BIT,
     VMX_EPT_USER_EXECUTABLE_MASK,
     is_last_spte,
     is_shadow_present_pte,
@@ -50,7 +54,9 @@ __all__ = [
 NPT_ACCESSED: Final = 1 << 5
 NPT_DIRTY: Final = 1 << 6
 PT64_NX_MASK: Final = 1 << 63
+DEFAULT_SPTE_HOST_WRITABLE: Final = 1 << 9
 DEFAULT_SPTE_MMU_WRITABLE: Final = 1 << 10
+NPT_MMIO_VALUE: Final = 1 << 51 | PT_PRESENT_MASK
 _EPT_MT_WB_LOW_BIT: Final = 1 << 4  # 6 << 3 sets bits 4 and 5; NPT leaves bit 4 clear
 
 
@@ -61,6 +67,7 @@ class SpteFormat:
     name: str
     accessed: int
     dirty: int
+    host_writable: int
     mmu_writable: int
     executable: int
     """Bits that make_small_spte() may grant or drop again (NX huge pages)."""
@@ -70,14 +77,31 @@ class SpteFormat:
         """A and D are set by the CPU, W by fast_page_fault()."""
         return self.accessed | self.dirty | PT_WRITABLE_MASK
 
+    def may_be_mmio(self, spte: int) -> bool:
+        """Whether a non-present value can be an MMIO SPTE (facts 1.2).  The kernel's
+        mask depends on the host's address width; a TD's value has RWX = 0."""
+        if spte & VMX_EPT_SUPPRESS_VE_BIT:
+            return False
+        if self.name == "npt":
+            return spte & NPT_MMIO_VALUE == NPT_MMIO_VALUE
+        return spte & VMX_EPT_RWX_MASK in (0, VMX_EPT_MISCONFIG_WX_VALUE)
 
-NPT: Final = SpteFormat("npt", NPT_ACCESSED, NPT_DIRTY, DEFAULT_SPTE_MMU_WRITABLE, PT64_NX_MASK)
+
+NPT: Final = SpteFormat(
+    name="npt",
+    accessed=NPT_ACCESSED,
+    dirty=NPT_DIRTY,
+    host_writable=DEFAULT_SPTE_HOST_WRITABLE,
+    mmu_writable=DEFAULT_SPTE_MMU_WRITABLE,
+    executable=PT64_NX_MASK,
+)
 EPT: Final = SpteFormat(
-    "ept",
-    VMX_EPT_ACCESS_BIT,
-    VMX_EPT_DIRTY_BIT,
-    EPT_SPTE_MMU_WRITABLE,
-    VMX_EPT_EXECUTABLE_MASK | VMX_EPT_USER_EXECUTABLE_MASK,
+    name="ept",
+    accessed=VMX_EPT_ACCESS_BIT,
+    dirty=VMX_EPT_DIRTY_BIT,
+    host_writable=EPT_SPTE_HOST_WRITABLE,
+    mmu_writable=EPT_SPTE_MMU_WRITABLE,
+    executable=VMX_EPT_EXECUTABLE_MASK | VMX_EPT_USER_EXECUTABLE_MASK,
 )
 FORMATS: Final = {"npt": NPT, "ept": EPT}
 

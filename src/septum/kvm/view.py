@@ -16,10 +16,13 @@ from septum.kvm.spte import is_last_spte, is_shadow_present_pte, spte_to_pfn
 from septum.kvm.structs import INVALID_PAGE, Kvm, KvmMmuPage, Spte
 from septum.machine import Machine
 from septum.machine.geometry import PAGE_SHIFT, Geometry
-from septum.tdx import sept
 from septum.tdx.pamt import PageType
+from septum.tdx.sept import State, hpa_of, state_of
+from septum.tdx.state import Lifecycle, Td
 
 __all__ = ["Entry", "KvmView", "RootView", "SeptView", "SpteChange", "Table", "View"]
+
+_TABLES = (State.NL_MAPPED, State.NL_BLOCKED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ class SeptView:
     """Where a walk of the S-EPT for a GFN and level stopped.  ``level`` is KVM's."""
 
     level: int
-    state: sept.State
+    state: State
     pfn: int
     raw: int
 
@@ -100,6 +103,10 @@ class View(Protocol):
 
     def sept_parent(self, table_hpa: int) -> int | None:
         """Raw parent entry of an S-EPT page; None for the root; 0 if nobody links it."""
+        ...
+
+    def sept_page_states(self, table_hpa: int) -> list[tuple[int, State]]:
+        """Index and state of every entry of an S-EPT page."""
         ...
 
     def page_type(self, pfn: int) -> str:
@@ -238,42 +245,67 @@ class KvmView:
     # --- the module's side ----------------------------------------------------------
 
     def keys_configured(self) -> bool:
-        return bool(self.kvm.module is not None and self._td().keys_configured())
+        if self.kvm.module is None:
+            return False
+        return bool(self._td().lifecycle.peek() == Lifecycle.TD_KEYS_CONFIGURED)
 
-    def _td(self) -> Any:
-        return self.kvm.module.td(self.kvm.tdx.tdr << PAGE_SHIFT)
+    def _td(self) -> Td:
+        td: Td = self.kvm.module.td(self.kvm.tdx.tdr << PAGE_SHIFT)
+        return td
 
     def sept(self, gfn: int, level: int) -> SeptView | None:
         if self.kvm.module is None:
             return None
-        table = self._td().root_table()
+        table = self._td().root
         at = self.geometry.levels
         while True:
-            raw = table.word(self.geometry.index(gfn, at)).peek()
-            state = sept.state_of(raw)
-            is_table = state in (sept.State.NL_MAPPED, sept.State.NL_BLOCKED)
-            if at == level or not is_table:
-                return SeptView(at, state, sept.hpa_of(raw) >> PAGE_SHIFT, raw)
-            table = self.kvm.module.sept_page(sept.hpa_of(raw))
+            raw = self.kvm.module.sept.page(table).word(self.geometry.index(gfn, at)).peek()
+            state = state_of(raw)
+            if at == level or state not in _TABLES:
+                return SeptView(at, state, hpa_of(raw) >> PAGE_SHIFT, raw)
+            table = hpa_of(raw)
             at -= 1
 
-    def sept_parent(self, table_hpa: int) -> int | None:
-        td = self._td()
-        root_hpa = td.root_hpa
-        if table_hpa == root_hpa:
-            return None
-        todo = [root_hpa]
+    def sept_entries(self) -> list[tuple[int, int, int]]:
+        """Every non-FREE S-EPT entry: KVM level, GFN, raw value."""
+        if self.kvm.module is None or self._td().sept_root is None:
+            return []
+        out: list[tuple[int, int, int]] = []
+        todo = [(self._td().root, self.geometry.levels, 0)]
         while todo:
-            page = self.kvm.module.sept_page(todo.pop())
-            for index in range(self.geometry.entries):
-                raw = page.word(index).peek()
-                if sept.state_of(raw) in (sept.State.NL_MAPPED, sept.State.NL_BLOCKED):
-                    if sept.hpa_of(raw) == table_hpa:
-                        return int(raw)
-                    todo.append(sept.hpa_of(raw))
+            table, level, base = todo.pop()
+            for index, raw in self._sept_page(table):
+                gfn = base + index * self.geometry.pages_per_level(level)
+                state = state_of(raw)
+                if state != State.FREE:
+                    out.append((level, gfn, raw))
+                if state in _TABLES and level > 1:
+                    todo.append((hpa_of(raw), level - 1, gfn))
+        return sorted(out, key=lambda e: (-e[0], e[1]))
+
+    def _sept_page(self, table_hpa: int) -> Iterator[tuple[int, int]]:
+        page = self.kvm.module.sept.page(table_hpa)
+        for index in range(self.geometry.entries):
+            yield index, page.word(index).peek()
+
+    def sept_page_states(self, table_hpa: int) -> list[tuple[int, State]]:
+        return [(index, state_of(raw)) for index, raw in self._sept_page(table_hpa)]
+
+    def sept_parent(self, table_hpa: int) -> int | None:
+        root = self._td().root
+        if table_hpa == root:
+            return None
+        todo = [(root, self.geometry.levels)]
+        while todo:
+            table, level = todo.pop()
+            for _, raw in self._sept_page(table):
+                if level > 1 and state_of(raw) in _TABLES:
+                    if hpa_of(raw) == table_hpa:
+                        return raw
+                    todo.append((hpa_of(raw), level - 1))
         return 0
 
     def page_type(self, pfn: int) -> str:
         if self.kvm.module is None:
             return PageType.NDA.name
-        return str(self.kvm.module.pamt.type_of(pfn << PAGE_SHIFT).name)
+        return PageType(self.kvm.module.pamt.leaf(pfn << PAGE_SHIFT).peek()[0]).name

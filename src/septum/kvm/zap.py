@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from septum.kvm.bug import WARN_ON, lockdep_assert_held_write
+from septum.kvm.bug import WARN_ON, goto_retry, lockdep_assert_held_write
 from septum.kvm.roots import (
     KVM_INVALID_ROOTS,
     KVM_VALID_ROOTS,
@@ -24,6 +24,8 @@ from septum.kvm.spte import (
     is_accessed_spte,
     is_last_spte,
     is_shadow_present_pte,
+    make_huge_spte,
+    spte_to_child_sp,
 )
 from septum.kvm.structs import Kvm, KvmMemorySlot, KvmMmuPage
 from septum.kvm.tdp_iter import (
@@ -78,9 +80,7 @@ def kvm_tdp_mmu_zap_leafs(kvm: Kvm, start: int, end: int, flush: bool) -> bool:
 def kvm_tdp_mmu_unmap_gfn_range(kvm: Kvm, range: KvmGfnRange, flush: bool) -> bool:
     types = kvm_gfn_range_filter_to_root_types(kvm, range.attr_filter) | KVM_INVALID_ROOTS
     for root in for_each_tdp_mmu_root_yield_safe(kvm, types, range.slot.as_id):
-        flush = kvm.fn.tdp_mmu_zap_leafs(
-            kvm, root, range.start, range.end, range.may_block, flush
-        )
+        flush = kvm.fn.tdp_mmu_zap_leafs(kvm, root, range.start, range.end, range.may_block, flush)
     return flush
 
 
@@ -89,9 +89,7 @@ def kvm_tdp_mmu_unmap_gfn_range(kvm: Kvm, range: KvmGfnRange, flush: bool) -> bo
 
 def tdp_mmu_zap_root(kvm: Kvm, root: KvmMmuPage, shared: bool) -> None:
     """Bottom up, so that no pass takes too long; no TLB flush."""
-    WARN_ON(
-        not root.tdp_mmu_root_count.read(), kvm, "tdp_mmu_zap_root", "root without reference"
-    )
+    WARN_ON(not root.tdp_mmu_root_count.read(), kvm, "tdp_mmu_zap_root", "root without reference")
     kvm.rcu.read_lock()
     levels = [] if kvm.prove_mmu else [PG_LEVEL_4K, PG_LEVEL_2M]
     for level in sorted({*levels, PG_LEVEL_1G, root.role.level}):
@@ -103,6 +101,7 @@ def tdp_mmu_zap_root(kvm: Kvm, root: KvmMmuPage, shared: bool) -> None:
 def __tdp_mmu_zap_root(kvm: Kvm, root: KvmMmuPage, shared: bool, zap_level: int) -> None:
     fn = kvm.fn
     end = kvm_mmu_max_gfn(kvm) + 1
+    failures = 0
     iter = TdpIter(kvm, root, zap_level, 0, 0)  # no GFN bits: both halves of a TD's root
     while iter.valid and iter.gfn < end:
         if (
@@ -113,20 +112,47 @@ def __tdp_mmu_zap_root(kvm: Kvm, root: KvmMmuPage, shared: bool, zap_level: int)
             if not shared:
                 fn.tdp_mmu_iter_set_spte(kvm, iter, SHADOW_NONPRESENT_VALUE)
             elif fn.tdp_mmu_set_spte_atomic(kvm, iter, SHADOW_NONPRESENT_VALUE):
-                kvm.m.retry("__tdp_mmu_zap_root")
-                continue  # goto retry: iter.old_spte is current again
+                failures = goto_retry(kvm, "__tdp_mmu_zap_root", failures)
+                continue  # iter.old_spte is current again
         iter.next()
 
 
-def zap_table(kvm: Kvm, root: KvmMmuPage, gfn: int, level: int) -> None:
-    """What a pass of ``__tdp_mmu_zap_root`` at ``level`` does to one entry: zap a table
-    and all below it, under mmu_lock for write."""
-    lockdep_assert_held_write(kvm.mmu_lock, "zap_table")
+def tdp_mmu_set_one_spte(kvm: Kvm, iter: TdpIter, new_spte: int, shared: bool) -> int:
+    """The setter that goes with how mmu_lock is held."""
+    if shared:
+        return int(kvm.fn.tdp_mmu_set_spte_atomic(kvm, iter, new_spte))
+    kvm.fn.tdp_mmu_iter_set_spte(kvm, iter, new_spte)
+    return 0
+
+
+def tdp_mmu_zap_table(kvm: Kvm, root: KvmMmuPage, gfn: int, level: int, shared: bool) -> int:
+    """What ``__tdp_mmu_zap_root`` with ``level`` does to one entry: zap a table and all
+    below it.  -EBUSY if the entry changed meanwhile."""
+    ret = 0
     kvm.rcu.read_lock()
     for iter in for_each_tdp_pte_min_level(kvm, root, level, gfn, gfn + 1):
         if iter.level == level and is_shadow_present_pte(iter.old_spte):
-            kvm.fn.tdp_mmu_iter_set_spte(kvm, iter, SHADOW_NONPRESENT_VALUE)
+            ret = tdp_mmu_set_one_spte(kvm, iter, SHADOW_NONPRESENT_VALUE, shared)
     kvm.rcu.read_unlock()
+    return ret
+
+
+def tdp_mmu_merge_table(kvm: Kvm, root: KvmMmuPage, gfn: int, level: int, shared: bool) -> int:
+    """Replace a table by the huge leaf that its first leaf begins (facts 4.16, without
+    the search for candidates).  -EBUSY if the entry changed meanwhile."""
+    ret = 0
+    kvm.rcu.read_lock()
+    for iter in for_each_tdp_pte_min_level(kvm, root, level, gfn, gfn + 1):
+        if iter.level != level or not is_shadow_present_pte(iter.old_spte):
+            continue
+        if not is_last_spte(iter.old_spte, level):
+            small_spte = spte_to_child_sp(kvm, iter.old_spte).spt.word(0).read()
+            if is_shadow_present_pte(small_spte):
+                new_spte = make_huge_spte(kvm, small_spte, level)
+                ret = tdp_mmu_set_one_spte(kvm, iter, new_spte, shared)
+        break
+    kvm.rcu.read_unlock()
+    return ret
 
 
 # --- split --------------------------------------------------------------------------------
@@ -174,8 +200,9 @@ FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
         kvm_tdp_mmu_try_split_huge_pages,
         kvm_tdp_mmu_unmap_gfn_range,
         kvm_tdp_mmu_zap_leafs,
+        tdp_mmu_merge_table,
         tdp_mmu_zap_leafs,
         tdp_mmu_zap_root,
-        zap_table,
+        tdp_mmu_zap_table,
     )
 }

@@ -27,9 +27,11 @@ from septum.report.layout import (
 from septum.report.verdicts import how_earned
 from septum.scenarios.result import CheckResult, Replay
 
-__all__ = ["compare_table", "differing", "same_schedule"]
+__all__ = ["compare_table", "contrasts", "differing", "same_schedule"]
 
 _CONTEXT = 2
+
+_Step = tuple[tuple[str, str], str]  # what is compared (task, step), what is shown
 
 
 def differing(results: Sequence[CheckResult]) -> list[str]:
@@ -39,6 +41,23 @@ def differing(results: Sequence[CheckResult]) -> list[str]:
         rule = r.finding.rule if r.finding is not None else ""
         seen.setdefault(r.scenario, set()).add((r.verdict, rule))
     return [scenario for scenario, outcomes in seen.items() if len(outcomes) > 1]
+
+
+def contrasts(results: Sequence[CheckResult]) -> list[tuple[CheckResult, CheckResult]]:
+    """Per scenario, each failing row with a row that does not fail in the same way: one
+    that holds if there is one."""
+    pairs = []
+    for bad in results:
+        if bad.counterexample is None:
+            continue
+        others = [
+            r
+            for r in results
+            if r.scenario == bad.scenario and r.verdict in ("holds", "bounded", "sampled")
+        ]
+        if others:
+            pairs.append((bad, min(others, key=lambda r: r.verdict != "holds")))
+    return pairs
 
 
 def compare_table(
@@ -54,7 +73,10 @@ def compare_table(
     most = max([len(text) for text in cells.values()] + [8])
     per_block = max((width - 4 - label) // (min(most, 20) + 2), 1)
     room = (width - 4 - label) // per_block - 2
-    lines = [f"  {letter}  {shorten(clean(d), width - 8)}" for letter, d in zip(letters, designs, strict=True)]
+    lines = [
+        f"  {letter}  {shorten(clean(d), width - 8)}"
+        for letter, d in zip(letters, designs, strict=True)
+    ]
     for start in range(0, len(designs), per_block):
         block = designs[start : start + per_block]
         rows = [["", "scenario", *letters[start : start + per_block]]]
@@ -92,9 +114,14 @@ def same_schedule(
         f"{_outcome(right, rule)}",
         width,
     )
-    lines += ["", f"{shorten(clean(left_name), half):<{half}}     {shorten(clean(right_name), half)}"]
+    lines += [
+        "",
+        f"{shorten(clean(left_name), half):<{half}}     {shorten(clean(right_name), half)}",
+    ]
     lines.append(f"{'-' * half}     {'-' * half}")
-    matcher = SequenceMatcher(a=[key for key, _ in one], b=[key for key, _ in other], autojunk=False)
+    matcher = SequenceMatcher(
+        a=[key for key, _ in one], b=[key for key, _ in other], autojunk=False
+    )
     for tag, i1, i2, j1, j2 in matcher.get_opcodes():
         if tag == "equal":
             lines += _alike(one[i1:i2], i1 == 0, i2 == len(one), half)
@@ -113,7 +140,7 @@ def _outcome(replay: Replay, rule: str) -> str:
     return "keeps it" if not replay.findings else "keeps it, but breaks another rule"
 
 
-def _cells(replay: Replay) -> list[tuple[tuple[str, ...], str]]:
+def _cells(replay: Replay) -> list[_Step]:
     """Per step what is compared, and what is shown.  Values are shown and compared: a
     step that reads something else is a different step."""
     broken = {f.step: f.rule for f in replay.findings if f.task >= 0}
@@ -132,9 +159,7 @@ def _cells(replay: Replay) -> list[tuple[tuple[str, ...], str]]:
     return cells
 
 
-def _alike(
-    cells: Sequence[tuple[tuple[str, ...], str]], first: bool, last: bool, half: int
-) -> list[str]:
+def _alike(cells: Sequence[_Step], first: bool, last: bool, half: int) -> list[str]:
     """Equal steps: a little context next to the differences, the rest folded."""
     head = 0 if first else _CONTEXT
     tail = 0 if last else _CONTEXT
@@ -150,8 +175,8 @@ def _alike(
 
 
 def _apart(
-    one: Sequence[tuple[tuple[str, ...], str]],
-    other: Sequence[tuple[tuple[str, ...], str]],
+    one: Sequence[_Step],
+    other: Sequence[_Step],
     half: int,
     paint: Paint,
 ) -> list[str]:

@@ -7,41 +7,31 @@ interleaving, the order that breaks the rule, every finding, the command that re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
 from septum.machine import Finding
 from septum.report.fold import BUDGET
 from septum.report.interleaving import describe, function_of, interleaving, legend
-from septum.report.layout import WIDTH, Paint, clean, command, facts, fill, plain
+from septum.report.layout import WIDTH, Paint, clean, command, facts, fill, number, plain
+from septum.scenarios.model import Inject, Scenario, Start
 from septum.scenarios.result import Counterexample, Replay
 
 __all__ = [
     "Rule",
-    "Story",
     "counterexample_text",
     "finding_lines",
+    "inject_text",
     "order_sentence",
     "parameters",
+    "reproduced",
+    "start_text",
     "task_table",
 ]
 
 
-class Story(Protocol):
-    """What is told of a scenario (`septum.scenarios.Scenario`)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def summary(self) -> str: ...
-    @property
-    def question(self) -> str: ...
-    @property
-    def tasks(self) -> Sequence[tuple[str, Sequence[str]]]: ...
-
-
 class Rule(Protocol):
-    """What is told of a monitor (`septum.kvm.monitors.Monitor`)."""
+    """What is told of a monitor (a class of `septum.kvm.monitors`)."""
 
     @property
     def id(self) -> str: ...
@@ -66,7 +56,7 @@ def counterexample_text(
     ce: Counterexample,
     replay: Replay,
     *,
-    story: Story | None = None,
+    story: Scenario | None = None,
     rule: Rule | None = None,
     path: str = "",
     doc: str = "",
@@ -84,8 +74,9 @@ def counterexample_text(
     :param doc: the design in one line.
     """
     broken = ce.finding.rule
+    verb = "breaks" if reproduced(ce, replay) else "no longer breaks"
     lines = fill(
-        f"{clean(ce.design)} breaks {clean(broken)} in scenario {clean(ce.scenario)}", width
+        f"{clean(ce.design)} {verb} {clean(broken)} in scenario {clean(ce.scenario)}", width
     )
     lines.append("")
     lines += facts(
@@ -93,6 +84,8 @@ def counterexample_text(
             ("design", f"{ce.design}: {doc}" if doc else ce.design),
             ("scenario", f"{ce.scenario}: {story.summary}" if story is not None else ce.scenario),
             ("question", story.question if story is not None else ""),
+            ("start", start_text(story.start) if story is not None else ""),
+            ("injected", inject_text(story.inject) if story is not None else ""),
             ("parameters", parameters(ce.params)),
             ("rule", f"{broken}: {_statement(broken, rule)}"),
             ("source", rule.source if rule is not None else ""),
@@ -104,7 +97,13 @@ def counterexample_text(
     if story is not None:
         lines += ["", *task_table(story, width=width)]
     table = interleaving(
-        replay, width=width, budget=budget, paint=paint, states=states, sources=sources
+        replay,
+        width=width,
+        upto=ce.finding.step,
+        budget=budget,
+        paint=paint,
+        states=states,
+        sources=sources,
     )
     lines += ["", *table, ""]
     folded = any("step)" in line or "steps)" in line for line in table)
@@ -116,21 +115,47 @@ def counterexample_text(
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
-def task_table(story: Story, *, width: int = WIDTH) -> list[str]:
+def task_table(story: Scenario, *, width: int = WIDTH) -> list[str]:
     """What each task does, from its first operation on."""
-    names = [clean(name) for name, _ in story.tasks]
+    names = [clean(task.name) for task in story.tasks]
     column = min(max([len(n) for n in names] + [4]), 24)
     lines = [f"  {'task':<{column}}  operations", f"  {'-' * column}  {'-' * 10}"]
-    for name, (_, operations) in zip(names, story.tasks, strict=True):
-        text = clean("; ".join(operations)) or "nothing"
+    for name, task in zip(names, story.tasks, strict=True):
+        text = clean("; ".join(op.text for op in task.ops)) or "nothing"
         first = f"  {name:<{column}}  "
         lines += fill(text, width, first=first, rest=" " * (column + 4))
     return lines
 
 
+def start_text(start: Start) -> str:
+    """The state in which the tasks begin."""
+    parts = [number(start.vcpus, "vCPU"), number(start.slot_pages, "page")]
+    if not start.finalized:
+        parts.append("TD not finalized")
+    for what in ("built", "mapped", "accepted", "huge"):
+        gfns = getattr(start, what)
+        if gfns:
+            parts.append(f"{what}: gfn {', '.join(f'{gfn:x}' for gfn in gfns)}")
+    for vcpu, gfn in start.zero_step:
+        parts.append(f"vCPU {vcpu} about to zero-step at gfn {gfn:x}")
+    return "; ".join(parts)
+
+
+def inject_text(inject: Inject | None) -> str:
+    """Which SEAMCALLs the environment may make fail."""
+    if inject is None:
+        return ""
+    return (
+        f"{' or '.join(inject.leafs)} may fail with {' or '.join(inject.statuses)}, "
+        f"{number(inject.budget, 'time')} per execution"
+    )
+
+
 def order_sentence(ce: Counterexample, replay: Replay) -> str:
     """Which order breaks the rule."""
     rule = clean(ce.finding.rule)
+    if not reproduced(ce, replay):
+        return f"This version of septum does not find {rule} on this schedule."
     if replay.pair is not None:
         first, second = replay.pair
         return (
@@ -143,8 +168,7 @@ def order_sentence(ce: Counterexample, replay: Replay) -> str:
         name = clean(replay.task_names[next(iter(tasks))])
         return f"Only {name} has run by then: {rule} breaks without any race."
     return (
-        f"No racing pair is marked: {rule} does not depend on the order of one pair of "
-        f"steps alone."
+        f"No racing pair is marked: {rule} does not depend on the order of one pair of steps alone."
     )
 
 
@@ -160,10 +184,13 @@ def finding_lines(replay: Replay, *, width: int = WIDTH) -> list[str]:
     return lines
 
 
-def parameters(params: object) -> str:
+def reproduced(ce: Counterexample, replay: Replay) -> bool:
+    """Whether the replay breaks the rule that the counterexample says."""
+    return any(finding.rule == ce.finding.rule for finding in replay.findings)
+
+
+def parameters(params: Mapping[str, object]) -> str:
     """``a=1 b=2``."""
-    if not isinstance(params, dict) and not hasattr(params, "items"):
-        return clean(params)
     return " ".join(f"{name}={value}" for name, value in params.items())
 
 
@@ -190,7 +217,5 @@ def _statement(broken: str, rule: Rule | None) -> str:
 
 def _model(ce: Counterexample) -> str:
     parts = [f"memory model {ce.memory_model}", f"TDX Module profile {ce.profile}"]
-    if ce.geometry:
-        parts.append("geometry " + parameters(ce.geometry))
     parts.append(f"recorded by septum {ce.septum}")
     return ", ".join(parts)

@@ -8,7 +8,7 @@ which a rule broke.  ``(n steps)`` are steps that `septum.report.fold` left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from septum.machine import Event
@@ -38,6 +38,7 @@ _HELPERS = frozenset(
         "<lambda>",
     }
 )
+
 
 def function_of(event: Event) -> str:
     """The function to name for a step: the innermost that is not a mere helper."""
@@ -69,10 +70,12 @@ def describe(event: Event) -> str:
     return f"{op} {obj}: {change(event.seen, event.left, obj)}"
 
 
-def last_step(replay: Replay) -> int:
-    """The last step worth a row: of a finding or of the racing pair."""
-    marks = [*(f.step for f in replay.findings), *(replay.pair or ())]
-    return min(max(marks, default=len(replay.events) - 1), len(replay.events) - 1)
+def last_step(replay: Replay, upto: int | None = None) -> int:
+    """The last step worth a row: ``upto``, else the first finding's, or the racing pair."""
+    last = len(replay.events) - 1
+    if upto is None:
+        upto = replay.findings[0].step if replay.findings else last
+    return min(max(upto, *(replay.pair or (0,))), last)
 
 
 def legend(replay: Replay, folded: bool) -> str:
@@ -91,6 +94,7 @@ def interleaving(
     replay: Replay,
     *,
     width: int = WIDTH,
+    upto: int | None = None,
     budget: int = BUDGET,
     paint: Paint = plain,
     states: bool = False,
@@ -98,11 +102,12 @@ def interleaving(
 ) -> list[str]:
     """The table.
 
+    :param upto: the step at which the rule broke: later ones are folded.
     :param budget: steps shown; negative: all.
     :param states: after each step shown, what changed in ``replay.states``.
     :param sources: file and line beside each function.
     """
-    return _Table(replay, width, paint, states, sources).draw(budget)
+    return _Table(replay, width, paint, states, sources).draw(budget, upto)
 
 
 class _Table:
@@ -129,9 +134,9 @@ class _Table:
         self.hidden: dict[int, int] = {}
         self.inside: dict[int, str] = {}
 
-    def draw(self, budget: int) -> list[str]:
+    def draw(self, budget: int, upto: int | None) -> list[str]:
         replay = self.replay
-        end = len(replay.events) - 1 if budget < 0 else last_step(replay)
+        end = len(replay.events) - 1 if budget < 0 else last_step(replay, upto)
         events = replay.events[: end + 1]
         marked = {f.step for f in replay.findings if f.task >= 0}
         calls = {

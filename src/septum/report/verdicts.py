@@ -9,7 +9,7 @@ scenarios.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from septum.report.layout import (
     WIDTH,
@@ -24,7 +24,15 @@ from septum.report.layout import (
 )
 from septum.scenarios.result import VERDICTS, CheckResult
 
-__all__ = ["exit_code", "how_earned", "progress_line", "summary_line", "verdict_table"]
+__all__ = [
+    "difference_lines",
+    "exit_code",
+    "how_earned",
+    "progress_line",
+    "summary_line",
+    "verdict_counts",
+    "verdict_table",
+]
 
 _INCONCLUSIVE = frozenset({"bounded", "sampled", "vacuous", "error"})
 _FOLDED = "r"
@@ -130,7 +138,7 @@ def _grouped(
                 indent="  ",
                 widths=(label, 8, how, found, 6),
                 right=(4,),
-                paint=lambda i, text, v=r.verdict: paint(v, text) if i == 1 else text,
+                paint=_verdict_painter(paint, 1),
             )
             lines += _remarks(r, files, width)
     return lines
@@ -179,12 +187,16 @@ def _wide(
                 "; ".join([*remarks, *([clean(saved)] if saved else [])]),
             )
         )
-    shown = {"verdict": ""} | {r.verdict: r.verdict for r in results}
-    return columns(
-        rows,
-        right=(5, 8, 9, 10),
-        paint=lambda i, text: paint(shown.get(text.strip(), ""), text) if i == 2 else text,
-    )
+    return columns(rows, right=(5, 8, 9, 10), paint=_verdict_painter(paint, 2))
+
+
+def _verdict_painter(paint: Paint, at: int) -> Callable[[int, str], str]:
+    """Colours the verdict's column by its verdict."""
+
+    def cell(i: int, text: str) -> str:
+        return paint(text.strip(), text) if i == at else text
+
+    return cell
 
 
 def _other(result: CheckResult, by_scenario: bool) -> str:
@@ -210,18 +222,16 @@ def _finding(result: CheckResult) -> str:
 def _texts(result: CheckResult) -> list[str]:
     """What a reader must know beside the verdict."""
     texts = []
-    if result.missing:
+    if result.missing and result.verdict == "vacuous":
         texts.append("never occurred: " + "; ".join(result.missing))
     if result.bounds_hit:
         texts.append("left out: " + "; ".join(result.bounds_hit))
     if result.note:
         texts.append(result.note)
-    return texts
+    return list(dict.fromkeys(texts))
 
 
-def _remarks(
-    result: CheckResult, files: Mapping[tuple[str, str], str], width: int
-) -> list[str]:
+def _remarks(result: CheckResult, files: Mapping[tuple[str, str], str], width: int) -> list[str]:
     lines = []
     for text in _texts(result):
         lines += fill(clean(text), width, first="      ")
@@ -239,6 +249,16 @@ def summary_line(results: Sequence[CheckResult], seconds: float) -> str:
     head = number(len(results), "row")
     tail = f"{number(runs, 'execution')} in {duration(seconds)}"
     return f"{head}: {', '.join(parts)}; {tail}" if parts else f"{head}; {tail}"
+
+
+def difference_lines(differences: Sequence[str], path: str, *, width: int = WIDTH) -> list[str]:
+    """What differs from the reviewed expectations in ``path``."""
+    if not differences:
+        return fill(clean(f"Every row is as reviewed in {path}."), width)
+    lines = fill(clean(f"{number(len(differences), 'row')} not as reviewed in {path}:"), width)
+    for difference in differences:
+        lines += fill(clean(difference), width, first="  ", rest="      ")
+    return lines
 
 
 def progress_line(result: CheckResult, done: int, total: int) -> str:

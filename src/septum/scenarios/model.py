@@ -75,6 +75,7 @@ class Start:
     :ivar mapped: GFNs with a private leaf (PENDING in the S-EPT).
     :ivar accepted: those of them that the guest has accepted.
     :ivar built: GFNs added before finalization (MAPPED), for TDs not finalized yet.
+    :ivar zero_step: (vCPU, GFN): the module's zero-step list of that vCPU holds the GFN.
     :ivar huge: GFNs with a "2M" mirror leaf (needs the capability).
     """
 
@@ -84,6 +85,7 @@ class Start:
     mapped: tuple[int, ...] = ()
     accepted: tuple[int, ...] = ()
     built: tuple[int, ...] = ()
+    zero_step: tuple[tuple[int, int], ...] = ()
     huge: tuple[int, ...] = ()
 
 

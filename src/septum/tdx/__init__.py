@@ -30,6 +30,27 @@ and outputs as the guest sees them), ``retry`` (interrupted TDCALL; repeat it),
 
 The typed form of every call is a method: ``module.tdh_mem_page_aug(tdr, gpa, 0, hpa)``.
 Emitted for monitors (`Machine.emit`): ``tlb_flush(vcpu, lp)``, ``td_enter(vcpu, lp)``,
-``td_exit(vcpu, lp)``, ``sept(tdr, hpa_of_table, index, old, new)`` and
+``td_exit(vcpu, lp)``, ``sept(tdr, gpa, level, old, new)`` and
 ``pamt(hpa, size, old_type, new_type)``.
 """
+
+from septum.tdx.config import QUIET, Conditions, Config, Tdmr, TdParams
+from septum.tdx.module import TdxModule
+from septum.tdx.profiles import PROFILES, Profile
+from septum.tdx.regs import GuestResult, Result
+from septum.tdx.status import Operand, decode
+
+__all__ = [
+    "PROFILES",
+    "QUIET",
+    "Conditions",
+    "Config",
+    "GuestResult",
+    "Operand",
+    "Profile",
+    "Result",
+    "TdParams",
+    "Tdmr",
+    "TdxModule",
+    "decode",
+]

@@ -59,7 +59,7 @@ _RCX, _RDX = Operand.RCX, Operand.RDX
 PAGE_MASK: Final = ((1 << 52) - 1) & ~0xFFF
 
 
-class Refused(Exception):  # noqa: N818 - a status, not an error of the model
+class Refused(Exception):
     """A check failed: the call returns this status after releasing its locks."""
 
     def __init__(self, status: int) -> None:
@@ -203,9 +203,7 @@ class Call:
         self.held.append(walk.release)
         return walk
 
-    def lock_implicit(
-        self, entry: PamtEntry, operand: int, *, exclusive: bool
-    ) -> None:
+    def lock_implicit(self, entry: PamtEntry, operand: int, *, exclusive: bool) -> None:
         """Implicit access: the leaf PAMT entry only."""
         lock = entry.lock
         if not lock.acquire(exclusive):

@@ -21,7 +21,7 @@ Source: ``src/common/helpers/tdx_locks.h``.
 
 from __future__ import annotations
 
-from septum.machine.core import Cell, Machine
+from septum.machine import Cell, Machine
 from septum.machine.dependency import EXCL_REL, FAIL_EXCL, TRY_EXCL
 from septum.machine.sync import TryLock
 

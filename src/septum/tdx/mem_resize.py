@@ -203,5 +203,3 @@ def _lock_children(c: Call, table_hpa: int, locked: list[Word]) -> int:
         elif raw & ~ignore != (first & ~ignore) + i * step:
             raise c.refuse_entry(TDX_EPT_INVALID_PROMOTE_CONDITIONS)
     return first
-
-

@@ -42,16 +42,13 @@ def tdh_mem_sept_add(c: Call) -> int:
       entry NL_MAPPED, no ALLOW_EXISTING      EPT_ENTRY_STATE_INCORRECT|RCX + details
 
     Effects: the page holds FREE entries; entry FREE -> NL_MAPPED; PAMT NDA -> PT_EPT,
-    BEPOCH 0; CHLDCNT + 1.  Version 1 returns R8..R11: NULL_PA if consumed, else bit 63
-    set.
+    BEPOCH 0; CHLDCNT + 1.  Version 1 returns R8..R11 on success: NULL_PA if consumed, else with
+    bit 63 set.
 
     Source: src/vmm_dispatcher/api_calls/tdh_mem_sept_add.c
     """
     if c.version > 1:
         raise Refused(TDX_OPERAND_INVALID | Operand.RAX)
-    if c.version == 1:
-        for name in ("r8", "r9", "r10", "r11"):
-            setattr(c.regs, name, getattr(c.regs, name) | BIT63)
     with c.phase("locks"):
         if c.rdx & ~(PAGE_MASK | _ALLOW_EXISTING):
             raise Refused(TDX_OPERAND_INVALID | Operand.RDX)
@@ -69,9 +66,11 @@ def tdh_mem_sept_add(c: Call) -> int:
                 raise Refused(TDX_OPERAND_INVALID | Operand.R8)
             if state is State.FREE:
                 raise c.refuse_entry(TDX_EPT_ENTRY_STATE_INCORRECT)
+            _return_pages(c, consumed=False)
             return TDX_SUCCESS
         if state is State.NL_MAPPED:
             if c.rdx & _ALLOW_EXISTING:
+                _return_pages(c, consumed=False)
                 return TDX_SUCCESS
             raise c.refuse_entry(TDX_EPT_ENTRY_STATE_INCORRECT)
         page = c.lock_page(hpa, Operand.R8, PageType.NDA, exclusive=True)
@@ -81,10 +80,18 @@ def tdh_mem_sept_add(c: Call) -> int:
         page.change(PageType.EPT, c.td.hpa)
         page.bepoch.poke(0)
         c.td.chldcnt.bump(1)
-        if c.version == 1:
-            c.regs.r8 = NULL_PA
+        _return_pages(c, consumed=True)
         c.release()
     return TDX_SUCCESS
+
+
+def _return_pages(c: Call, *, consumed: bool) -> None:
+    """Version 1 tells on success which pages are left: those with bit 63 set."""
+    if c.version == 1:
+        c.regs.r8 = NULL_PA if consumed else c.regs.r8 | BIT63
+        c.regs.r9 |= BIT63
+        c.regs.r10 |= BIT63
+        c.regs.r11 |= BIT63
 
 
 def tdh_mem_sept_remove(c: Call) -> int:

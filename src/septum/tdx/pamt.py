@@ -21,12 +21,12 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import Final
 
-from septum.machine.core import Cell, Machine
+from septum.machine import Cell, Machine
 from septum.machine.geometry import PAGE_SHIFT, Geometry
 from septum.tdx.config import Config
 from septum.tdx.locks import ShareXHp
 
-__all__ = ["Pamt", "PamtEntry", "PamtWalk", "PageType"]
+__all__ = ["PageType", "Pamt", "PamtEntry", "PamtWalk"]
 
 SIZE_NAMES: Final = ("4K", "2M", "1G")
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from septum.tdx.status import decode
 
-__all__ = ["GuestResult", "REGISTERS", "Result"]
+__all__ = ["REGISTERS", "GuestResult", "Result"]
 
 REGISTERS: Final = ("rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13")
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
-from septum.machine.core import Cell, Machine
+from septum.machine import Cell, Machine
 from septum.tdx.config import TdParams
 from septum.tdx.locks import Mutex8, ShareX, ShareXHp
 
@@ -148,6 +148,11 @@ class Td:
     def root(self) -> int:
         """HPA of the S-EPT root page."""
         return int(self.tdcx.v[SEPT_ROOT_INDEX])
+
+    @property
+    def sept_root(self) -> int | None:
+        """As `root`, None while there is none."""
+        return self.root if len(self.tdcx.v) > SEPT_ROOT_INDEX else None
 
     def reset(self, hkid: int) -> None:
         """MNG.CREATE: a new TDR (under its exclusive lock)."""

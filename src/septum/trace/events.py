@@ -295,14 +295,19 @@ _Parser = tuple[re.Pattern[str], Callable[[_Groups], Event]]
 
 
 def _pattern(text: str) -> re.Pattern[str]:
-    """H: up to 16 hex digits (u64).  D: a decimal number.  B: 0 or 1."""
+    """H: up to 16 hex digits (u64).  D: a decimal number.  U: a u8.  B: 0 or 1."""
     hexa, number = r"(?:0x)?([0-9a-f]{1,16})", r"(\d{1,10})"
-    text = text.replace("<H>", hexa).replace("<D>", number).replace("<B>", "([01])")
+    byte = r"(1?\d?\d|2[0-4]\d|25[0-5])"
+    text = text.replace("<H>", hexa).replace("<D>", number)
+    text = text.replace("<U>", byte).replace("<B>", "([01])")
     return re.compile(text, re.ASCII)
 
 
-_SP = r"sp gen \d+ gfn <H> l<D> \d-byte q\d( direct)? ([-rwxu]{3,4})( invalid)? !?nxe !?ad root \d+ (?:un)?sync"
-_PLUGIN = r"<D> q\d( direct)? ([-rwxu]{3})( invalid)? [!a-z ]+ root \d+ (?:un)?sync"
+_SP = (
+    r"sp gen \d+ gfn <H> l<U> \d-byte q\d( direct)? ([-rwxu]{3,4})( invalid)?"
+    r" !?nxe !?ad root \d+ (?:un)?sync"
+)
+_PLUGIN = r"<U> q\d( direct)? ([-rwxu]{3})( invalid)? [!a-z ]+ root \d+ (?:un)?sync"
 
 
 def _hexes(kind: Callable[..., Event]) -> Callable[[_Groups], Event]:
@@ -359,10 +364,10 @@ def _mark_mmio(g: _Groups) -> Event:
 
 PARSERS: Final[dict[str, tuple[_Parser, ...]]] = {
     "kvm_tdp_mmu_spte_changed": (
-        (_pattern("as id <D> gfn <H> level <D> old_spte <H> new_spte <H>"), _spte_changed),
+        (_pattern("as id <U> gfn <H> level <U> old_spte <H> new_spte <H>"), _spte_changed),
     ),
     "kvm_mmu_set_spte": (
-        (_pattern(r"gfn <H> spte <H> \(([-rwxu]{3,4})\) level <D> at <H>"), _set_spte),
+        (_pattern(r"gfn <H> spte <H> \(([-rwxu]{3,4})\) level <U> at <H>"), _set_spte),
     ),
     "kvm_mmu_get_page": (
         (_pattern(_SP + " (new|existing)"), _get_page),
@@ -376,7 +381,7 @@ PARSERS: Final[dict[str, tuple[_Parser, ...]]] = {
         (_pattern(r"gfn <H> spte <H> level <D> errno (-?\d{1,5})"), _split),
     ),
     "kvm_mmu_spte_requested": (
-        (_pattern("gfn <H> pfn <H> level <D>(?: access ([0-9a-f]{1,2}))?"), _requested),
+        (_pattern("gfn <H> pfn <H> level <U>(?: access ([0-9a-f]{1,2}))?"), _requested),
     ),
     "fast_page_fault": (
         (

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Floor 9: the command line.  One module per command: it parses, calls, prints.
+
+Exit status of every command: 2 for wrong usage or input, else 1 if a rule broke, else 3
+if something is inconclusive or stale, else 0; 130 after Ctrl-C.  An error is one line on
+stderr: what, where, and how to mend it.  ``SEPTUM_DEBUG=1`` shows the Python traceback.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+import click
+
+from septum import __version__
+
+__all__ = ["main"]
+
+_COMMANDS = ("check", "compare", "designs", "monitors", "replay", "scenarios", "show")
+
+
+class _Septum(click.Group):
+    """Loads a command's module when it is used, and turns errors into messages."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command = importlib.import_module(f"septum.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except KeyboardInterrupt:
+            click.echo("septum: interrupted", err=True)
+            ctx.exit(130)
+        except Exception as error:
+            if os.environ.get("SEPTUM_DEBUG"):
+                raise
+            from septum.cli.errors import problem
+
+            raise problem(error) from error
+
+
+@click.group(
+    cls=_Septum,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Model, checker and trace debugger for KVM's TDP MMU with TDX Secure EPT.",
+)
+@click.version_option(__version__, prog_name="septum", message="%(prog)s %(version)s")
+def main() -> None:
+    return None

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""From exceptions to one line on stderr.
+
+The package's own error classes carry messages that are ready to print.  Anything else is
+a fault of septum itself; it is said so, with how to get the traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import IO, Any
+
+import click
+
+from septum.report.layout import clean
+
+__all__ = ["Problem", "problem", "unknown"]
+
+
+class Problem(click.ClickException):
+    """What went wrong, where, and how to mend it; exit status 2."""
+
+    exit_code = 2
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"septum: {self.format_message()}", file=file, err=file is None)
+
+
+def unknown(kind: str, name: str, known: Iterable[str], then: str) -> Problem:
+    """A name that does not exist, with the nearest ones and the next command to type."""
+    near = get_close_matches(name, list(known), n=3, cutoff=0.5)
+    hint = f" (nearest: {', '.join(near)})" if near else ""
+    return Problem(clean(f"unknown {kind} {name!r}{hint}; {then}"))
+
+
+def problem(error: Exception) -> Problem:
+    """``error`` as a message."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return Problem(clean(f"{error.filename}: {error.strerror or error}"))
+    if isinstance(error, OSError) or type(error).__module__.startswith("septum."):
+        return Problem(clean(error))
+    return Problem(
+        clean(
+            f"internal error: {type(error).__name__}: {error}; "
+            "SEPTUM_DEBUG=1 in the environment shows where"
+        )
+    )

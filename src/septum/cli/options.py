@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Options that several commands share, and their values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from septum.explore import STRATEGIES, Options
+
+__all__ = ["DURATION", "INPUT", "PARAM", "explorer", "format_option", "search_options"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+INPUT = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class _Duration(click.ParamType[float]):
+    """``90``, ``90s``, ``10m``, ``2h``."""
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h|)", str(value).strip())
+        if match is None:
+            self.fail(f"{value!r} is not a time; write for example 90s, 10m or 2h", param, ctx)
+        return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+class _Param(click.ParamType[tuple[str, int | str]]):
+    """``key=value``; a value that is a whole number becomes one."""
+
+    name = "key=value"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int | str]:
+        if isinstance(value, tuple):
+            return value
+        key, equals, text = str(value).partition("=")
+        if not key or not equals:
+            self.fail(f"{value!r} is not key=value; write for example -p bits=2", param, ctx)
+        return key, int(text) if re.fullmatch(r"-?\d+", text) else text
+
+
+DURATION = _Duration()
+PARAM = _Param()
+
+
+def format_option(function: F) -> F:
+    """``--format text|json``."""
+    return click.option(
+        "--format",
+        "form",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="Text for people, or one JSON object (docs/schemas).",
+    )(function)
+
+
+def search_options(function: F) -> F:
+    """How to search, for commands that explore."""
+    for option in reversed(_SEARCH):
+        function = option(function)
+    return function
+
+
+_SEARCH = (
+    click.option(
+        "--strategy",
+        type=click.Choice(list(STRATEGIES)),
+        default="dpor",
+        show_default=True,
+        help="; ".join(f"{name}: {what}" for name, what in STRATEGIES.items()) + ".",
+    ),
+    click.option(
+        "--retries",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="Repeats of a failed attempt that nobody influenced to explore before folding.",
+    ),
+    click.option(
+        "--max-executions",
+        type=click.IntRange(min=0),
+        default=0,
+        metavar="N",
+        help="Stop a row after that many (0: no bound; 1000 when sampling).",
+    ),
+    click.option("--budget", type=DURATION, default=0.0, help="Stop a row after that time."),
+    click.option("--first", is_flag=True, help="Stop a row at its first finding."),
+    click.option(
+        "--seed", type=int, default=0, show_default=True, help="Of the sampling strategies."
+    ),
+    click.option("--force", is_flag=True, help="Run rows whose design lacks a capability."),
+    click.option(
+        "--jobs",
+        "-j",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Rows checked at the same time.",
+    ),
+    click.option(
+        "--param",
+        "-p",
+        "params",
+        type=PARAM,
+        multiple=True,
+        help="Change a parameter of the scenarios, e.g. bits=2.  May be repeated.",
+    ),
+)
+
+
+def explorer(
+    strategy: str, retries: int, max_executions: int, budget: float, first: bool, seed: int
+) -> Options:
+    """The explorer's options."""
+    return Options(
+        strategy=strategy,
+        retries=retries,
+        max_executions=max_executions,
+        budget_s=budget,
+        first=first,
+        seed=seed,
+    )

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``septum replay FILE...``: what a recording of a real kernel shows."""
+
+from __future__ import annotations
+
+import click
+
+from septum.cli.options import format_option
+from septum.kvm.versions import KERNELS
+from septum.report.documents import dump, replay_document, replay_status
+from septum.report.replay_text import replay_text
+from septum.trace import replay
+
+__all__ = ["command"]
+
+
+@click.command("replay")
+@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.option(
+    "--kernel",
+    type=click.Choice(list(KERNELS)),
+    help="Event formats, if the file misleads.",
+)
+@format_option
+@click.pass_context
+def command(ctx: click.Context, /, files: tuple[str, ...], kernel: str | None, form: str) -> None:
+    """Fold the events of ftrace recordings onto page tables and judge them.
+
+    FILE is tracefs text, plain or compressed; - is stdin.  Exit status 1: a finding; 3: none,
+    but something could not be read; 2: no recording.
+    """
+    results = [replay(file, kernel=kernel) for file in files]
+    if form == "json":
+        click.echo(dump(replay_document(results)), nl=False)
+    else:
+        click.echo("\n".join(replay_text(result) for result in results), nl=False)
+    ctx.exit(replay_status(results))

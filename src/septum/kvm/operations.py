@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The MMU's part of the scenarios' vocabulary: one entry point per operation.
+
+Each takes the VM and plain parameters (vCPU number, GFNs, levels) and does what the
+ioctl, exit handler or kernel thread does, locks included.  GFNs carry no shared bit.
+Operations marked *tripwire* do what no caller in 7.3 does; they exist to see what stops
+them.  `OPERATIONS` maps the vocabulary's names to these functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from errno import EBUSY, EIO
+from typing import Any, Final
+
+from septum.kvm.bug import goto_retry
+from septum.kvm.mmu import vm_is_dead
+from septum.kvm.ret_pf import RET_PF_FIXED, RET_PF_RETRY
+from septum.kvm.roots import (
+    KVM_DIRECT_ROOTS,
+    KVM_FILTER_PRIVATE,
+    KVM_FILTER_SHARED,
+    KVM_MIRROR_ROOTS,
+    for_each_tdp_mmu_root,
+)
+from septum.kvm.spte import PG_LEVEL_2M, PG_LEVEL_4K, is_last_spte, spte_to_pfn
+from septum.kvm.structs import (
+    KVM_MEMORY_ATTRIBUTE_PRIVATE,
+    KVM_MEMSLOT_INVALID,
+    Kvm,
+    KvmMmuPage,
+)
+from septum.kvm.tdp_mmu import lock, unlock
+from septum.kvm.zap import KvmGfnRange
+
+__all__ = ["OPERATIONS", "force_huge_leaf", "root_of"]
+
+EPT_VIOLATION_ACC_WRITE: Final = 1 << 1
+
+
+def root_of(kvm: Kvm, mirror: bool) -> KvmMmuPage:
+    """The (only) valid root of a kind."""
+    types = KVM_MIRROR_ROOTS if mirror else KVM_DIRECT_ROOTS
+    return next(iter(for_each_tdp_mmu_root(kvm, -1, types)))
+
+
+# --- faults -----------------------------------------------------------------------------
+
+
+def load(kvm: Kvm, vcpu: int) -> int:
+    """kvm_mmu_load(): the vCPU gets its roots."""
+    return int(kvm.fn.kvm_mmu_reload(kvm.vcpus[vcpu]))
+
+
+def fault(kvm: Kvm, vcpu: int, gfn: int, shared: bool = False) -> int:
+    """A write fault of the guest, as often as it takes; RET_PF code or errno.
+
+    As in ``vcpu_run`` without the guest: SRCU is dropped between rounds.
+    """
+    v = kvm.vcpus[vcpu]
+    gpa = (gfn | kvm.gfn_direct_bits if shared else gfn) << 12
+    while True:
+        token = kvm.srcu.read_lock()
+        r: int = kvm.fn.kvm_mmu_reload(v)
+        if not r:
+            r = kvm.fn.tdx_ept_violation_loop(v, gpa, EPT_VIOLATION_ACC_WRITE, not shared)
+        kvm.srcu.read_unlock(token)
+        if r != RET_PF_RETRY:
+            return r
+        if vm_is_dead(v):
+            return -EIO
+        slot = kvm.fn.kvm_vcpu_gfn_to_memslot(v, gfn)
+        if slot is not None and slot.flags.v & KVM_MEMSLOT_INVALID:
+            kvm.m.blame(slot.flags)
+        kvm.m.retry("fault")
+
+
+def prefault(kvm: Kvm, vcpu: int, gfn: int) -> int:
+    """KVM_PRE_FAULT_MEMORY for one page."""
+    v = kvm.vcpus[vcpu]
+    v.mutex.lock()
+    token = kvm.srcu.read_lock()
+    r: int = kvm.fn.kvm_arch_vcpu_pre_fault_memory(v, gfn << 12)
+    kvm.srcu.read_unlock(token)
+    v.mutex.unlock()
+    return r
+
+
+# --- taking mappings away -----------------------------------------------------------------
+
+
+def zap_range(kvm: Kvm, start: int, end: int) -> None:
+    """kvm_zap_gfn_range(): leafs of all valid roots, the mirror's too."""
+    kvm.fn.kvm_zap_gfn_range(kvm, start, end)
+
+
+def punch_hole(kvm: Kvm, start: int, end: int) -> None:
+    """fallocate(FALLOC_FL_PUNCH_HOLE) on the guest_memfd file."""
+    kvm.fn.kvm_gmem_punch_hole(kvm, start, end)
+
+
+def release_gmem(kvm: Kvm) -> None:
+    """The last reference to the guest_memfd file is dropped."""
+    kvm.fn.kvm_gmem_release(kvm)
+
+
+def set_attributes(kvm: Kvm, start: int, end: int, private: bool) -> int:
+    """KVM_SET_MEMORY_ATTRIBUTES."""
+    attributes = KVM_MEMORY_ATTRIBUTE_PRIVATE if private else 0
+    return int(kvm.fn.kvm_vm_set_mem_attributes(kvm, start, end, attributes))
+
+
+def delete_slot(kvm: Kvm, slot: int = 0) -> None:
+    """KVM_SET_USER_MEMORY_REGION with size 0."""
+    kvm.fn.kvm_delete_memslot(kvm, kvm.slots[slot])
+
+
+def zap_table(
+    kvm: Kvm, gfn: int, level: int = PG_LEVEL_2M, mirror: bool = True, shared: bool = False
+) -> None:
+    """Zap the entry of ``level`` with all below it, as a pass of zap_root does.  While the
+    TD's keys are configured, *tripwire* on a mirror root."""
+    _retried(kvm, kvm.fn.tdp_mmu_zap_table, gfn, level, mirror, shared)
+
+
+# --- changing the page size -----------------------------------------------------------------
+
+
+def split(kvm: Kvm, start: int, end: int, level: int = PG_LEVEL_4K, shared: bool = False) -> None:
+    """Eager split down to ``level``, all valid roots.  *Tripwire* on a mirror leaf."""
+    lock(kvm, shared)
+    for slot in kvm.slots:
+        first, last = max(start, slot.base_gfn), min(end, slot.base_gfn + slot.npages)
+        if first < last:
+            kvm.fn.kvm_tdp_mmu_try_split_huge_pages(kvm, slot, first, last, level, shared)
+    unlock(kvm, shared)
+
+
+def merge(
+    kvm: Kvm, gfn: int, level: int = PG_LEVEL_2M, mirror: bool = True, shared: bool = False
+) -> None:
+    """Table -> huge leaf.  *Tripwire* on a mirror root, and under the write lock."""
+    _retried(kvm, kvm.fn.tdp_mmu_merge_table, gfn, level, mirror, shared)
+
+
+def _retried(
+    kvm: Kvm, change: Callable[..., int], gfn: int, level: int, mirror: bool, shared: bool
+) -> None:
+    """``change`` one entry; -EBUSY is retried.  Flush before mmu_lock is dropped."""
+    lock(kvm, shared)
+    root = root_of(kvm, mirror)
+    failures = 0
+    while change(kvm, root, gfn, level, shared) == -EBUSY:
+        failures = goto_retry(kvm, change.__name__, failures)
+    kvm.fn.kvm_flush_remote_tlbs(kvm)
+    unlock(kvm, shared)
+
+
+def force_huge_leaf(kvm: Kvm, vcpu: int, gfn: int, level: int = PG_LEVEL_2M) -> int:
+    """A huge mirror leaf where the design has none (``--force``), for start states only.
+
+    The fault path runs as usual, but for a leaf the hook goes straight to TDH.MEM.PAGE.AUG
+    and the level limits are lifted meanwhile.  No table may be there yet.
+    """
+    fn = kvm.fn
+    regular = fn.set_external_spte
+    saved = {name: getattr(fn, name) for name in ("set_external_spte", "kvm_mmu_max_mapping_level")}
+
+    def set_external_spte(kvm: Kvm, gfn: int, old_spte: int, new_spte: int, level: int) -> int:
+        if is_last_spte(new_spte, level):
+            return int(fn.tdx_mem_page_aug(kvm, gfn, level, spte_to_pfn(new_spte)))
+        return int(regular(kvm, gfn, old_spte, new_spte, level))
+
+    fn.set_external_spte = set_external_spte
+    fn.kvm_mmu_max_mapping_level = lambda kvm, fault: level
+    try:
+        r = fault(kvm, vcpu, gfn)
+    finally:
+        for name, function in saved.items():
+            setattr(fn, name, function)
+    return 0 if r == RET_PF_FIXED else r
+
+
+# --- ageing and teardown ----------------------------------------------------------------------
+
+
+def age(kvm: Kvm, start: int, end: int, private: bool = False) -> bool:
+    """An MMU notifier's clear_flush_young; ``private`` would be a *tripwire*."""
+    attr_filter = KVM_FILTER_PRIVATE if private else KVM_FILTER_SHARED
+    young = False
+    for slot in kvm.slots:
+        first, last = max(start, slot.base_gfn), min(end, slot.base_gfn + slot.npages)
+        if first < last:
+            range_ = KvmGfnRange(slot, first, last, attr_filter)
+            young |= kvm.fn.kvm_tdp_mmu_age_gfn_range(kvm, range_)
+    return young
+
+
+def destroy_mmu(kvm: Kvm) -> None:
+    """The MMU's part of kvm_destroy_vm(): vCPUs drop their roots, then every table goes.
+    The TD's keys must be gone."""
+    for v in kvm.vcpus:
+        kvm.fn.kvm_mmu_destroy(v)
+    kvm.fn.kvm_mmu_uninit_tdp_mmu(kvm)
+
+
+OPERATIONS: Final[dict[str, Callable[..., Any]]] = {
+    f.__name__: f
+    for f in (
+        age,
+        delete_slot,
+        destroy_mmu,
+        fault,
+        load,
+        merge,
+        prefault,
+        punch_hole,
+        release_gmem,
+        set_attributes,
+        split,
+        zap_range,
+        zap_table,
+    )
+}

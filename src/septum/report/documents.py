@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Results as JSON objects: ``septum``, ``command``, ``results``, ``summary``.
+
+The schemas are in docs/schemas.  A key is never left out: what a row does not have is
+null, empty or 0.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from septum import __version__
+from septum.machine import Finding
+from septum.report.compare import differing
+from septum.report.verdicts import exit_code, verdict_counts
+from septum.scenarios.result import CheckResult
+from septum.trace import ReplayResult
+
+__all__ = [
+    "check_document",
+    "compare_document",
+    "document",
+    "dump",
+    "replay_document",
+    "replay_status",
+]
+
+Files = Mapping[tuple[str, str], str]
+
+
+def document(
+    command: str, results: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The envelope that every command shares."""
+    return {
+        "septum": __version__,
+        "command": command,
+        "results": list(results),
+        "summary": dict(summary),
+    }
+
+
+def check_document(
+    results: Sequence[CheckResult],
+    *,
+    seconds: float,
+    files: Files | None = None,
+    differences: Sequence[str] | None = None,
+    interrupted: bool = False,
+) -> dict[str, Any]:
+    """``septum check``.  ``differences`` are those to ``--expect FILE``, null without it."""
+    summary = _summary(results, seconds, interrupted)
+    summary["differences"] = None if differences is None else list(differences)
+    return document("check", [_row(r, files or {}) for r in results], summary)
+
+
+def compare_document(
+    results: Sequence[CheckResult],
+    *,
+    seconds: float,
+    files: Files | None = None,
+    interrupted: bool = False,
+) -> dict[str, Any]:
+    """``septum compare``.  ``differing`` are the scenarios on which the designs part."""
+    summary = _summary(results, seconds, interrupted)
+    summary["differing"] = differing(results)
+    return document("compare", [_row(r, files or {}) for r in results], summary)
+
+
+def replay_document(results: Sequence[ReplayResult]) -> dict[str, Any]:
+    """``septum replay``."""
+    summary = {
+        "files": len(results),
+        "events": sum(r.event_count for r in results),
+        "findings": sum(len(r.findings) for r in results),
+        "partial": sum(r.partial for r in results),
+        "status": replay_status(results),
+    }
+    return document("replay", [r.to_json() for r in results], summary)
+
+
+def replay_status(results: Sequence[ReplayResult]) -> int:
+    """1 for a finding, else 3 if some recording could not be read in full, else 0."""
+    if any(r.findings for r in results):
+        return 1
+    return 3 if any(r.partial for r in results) else 0
+
+
+def dump(doc: Mapping[str, Any]) -> str:
+    """One JSON object, readable, ASCII."""
+    return json.dumps(doc, indent=2, ensure_ascii=True) + "\n"
+
+
+def _summary(results: Sequence[CheckResult], seconds: float, interrupted: bool) -> dict[str, Any]:
+    return {
+        "rows": len(results),
+        "verdicts": verdict_counts(results),
+        "executions": sum(r.executions for r in results),
+        "seconds": round(seconds, 3),
+        "status": exit_code(results),
+        "interrupted": interrupted,
+    }
+
+
+def _row(r: CheckResult, files: Files) -> dict[str, Any]:
+    return {
+        "design": r.design,
+        "scenario": r.scenario,
+        "params": {name: _json(value) for name, value in r.params.items()},
+        "verdict": r.verdict,
+        "complete": r.complete,
+        "finding": None if r.finding is None else _finding(r.finding),
+        "strategy": r.strategy,
+        "memory_model": r.memory_model,
+        "executions": r.executions,
+        "traces": r.traces,
+        "blocked": r.blocked,
+        "retries_folded": r.retries_folded,
+        "bounds_hit": list(r.bounds_hit),
+        "reached": sorted(r.reached),
+        "seconds": round(r.seconds, 3),
+        "counterexample": files.get((r.design, r.scenario)),
+        "other_findings": list(r.other_findings),
+        "missing": list(r.missing),
+        "note": r.note,
+        "hypothetical": r.hypothetical,
+        "steps": r.steps,
+    }
+
+
+def _finding(f: Finding) -> dict[str, Any]:
+    return {"id": f.rule, "message": f.message, "step": f.step, "task": f.task, "object": f.obj}
+
+
+def _json(value: Any) -> Any:
+    return value if isinstance(value, (bool, int, float, str)) or value is None else str(value)

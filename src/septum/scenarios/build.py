@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""From a design and a scenario to a program that an explorer can run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from septum.designs.registry import Design, lookup
+from septum.explore import MachineProgram
+from septum.kvm.monitors import Monitors
+from septum.kvm.operations import OPERATIONS
+from septum.kvm.seamcall import Injection
+from septum.kvm.structs import Kvm
+from septum.kvm.tdx_vm import create_tdx_vm
+from septum.kvm.view import KvmView
+from septum.machine import Finding, Halt, Machine, Task
+from septum.machine.geometry import Geometry
+from septum.scenarios import ops
+from septum.scenarios.model import Inject, Scenario, TaskSpec
+from septum.scenarios.start import prepare
+from septum.scenarios.suite import find
+from septum.scenarios.witness import watch
+from septum.tdx import leaves, status
+from septum.tdx.profiles import PROFILES
+
+__all__ = ["BadParameter", "Built", "build", "missing_capabilities"]
+
+
+class BadParameter(ValueError):
+    """A ``-p key=value`` that the scenario does not have, or whose value is wrong."""
+
+
+@dataclass
+class Built:
+    """A program, and everything around it.
+
+    :ivar settled: what the epilogue found in a settled state, by the state.
+    """
+
+    design: Design
+    scenario: Scenario
+    params: dict[str, Any]
+    machine: Machine
+    kvm: Kvm
+    view: KvmView
+    monitors: Monitors
+    program: MachineProgram
+    settled: dict[Hashable, tuple[Finding, ...]] = field(default_factory=dict)
+
+    @property
+    def hypothetical(self) -> bool:
+        """The module profile has features that no module is known to have."""
+        return bool(PROFILES[self.params["profile"]].hypothetical)
+
+    def describe(self, what: str, args: tuple[Any, ...]) -> str:
+        """A model event as one short line for people; empty if not worth one."""
+        if what == "seamcall":
+            name, _, result = args
+            return f"{name} -> {result.event or status.decode(result.rax)}"
+        if what == "trace":
+            name, fields = args
+            if name == "kvm_tdp_mmu_spte_changed":
+                return (
+                    f"{name}: gfn {fields['gfn']:x} level {fields['level']} "
+                    f"old_spte {fields['old_spte']:x} new_spte {fields['new_spte']:x}"
+                )
+            return str(name)
+        return ""
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """Both trees as they are now: SPTEs and the S-EPT, by GFN and level."""
+        mirror = [
+            (e.table.name, e.level, e.gfn, e.value)
+            for e in self.view.entries()
+            if e.table.is_mirror
+        ]
+        return {"mirror": mirror, "sept": self.view.sept_entries()}
+
+
+def missing_capabilities(design: Design, scenario: Scenario) -> list[str]:
+    """What the scenario needs and the design cannot do."""
+    return sorted(scenario.needs - design.capabilities)
+
+
+def _params(scenario: Scenario, given: Mapping[str, Any]) -> dict[str, Any]:
+    params = scenario.params()
+    for key, value in given.items():
+        if key not in params:
+            raise BadParameter(
+                f"unknown parameter {key!r} of {scenario.name}; it has {', '.join(params)}"
+            )
+        kind = type(params[key])
+        try:
+            params[key] = kind(value)
+        except ValueError:
+            raise BadParameter(
+                f"parameter {key}={value!r}: a {kind.__name__} was expected"
+            ) from None
+    return params
+
+
+def build(
+    design: str | Design,
+    scenario: str | Scenario,
+    params: Mapping[str, Any] | None = None,
+    monitors_off: Iterable[str] = (),
+) -> Built:
+    """Make the VM in its start state and the tasks that are to be explored.
+
+    :raises DesignError, UnknownName, BadParameter: with what to do about it.
+    """
+    if isinstance(design, str):
+        design = lookup(design)
+    if isinstance(scenario, str):
+        scenario = find(scenario)
+    chosen = _params(scenario, params or {})
+    try:
+        geometry = Geometry(bits=chosen["bits"], levels=chosen["levels"])
+    except ValueError as error:
+        raise BadParameter(str(error)) from None
+    if chosen["profile"] not in PROFILES:
+        raise BadParameter(f"no profile {chosen['profile']!r}; there are {', '.join(PROFILES)}")
+    machine = Machine()
+    start = scenario.start
+    kvm = create_tdx_vm(
+        machine,
+        geometry,
+        design.functions,
+        start.vcpus,
+        finalized=start.finalized,
+        profile=chosen["profile"],
+        slots=((0, start.slot_pages),),
+        yields=chosen["yields"],
+        fine=bool(chosen["fine"]),
+    )
+    prepare(kvm, start)
+    if scenario.inject is not None:
+        kvm.tdx.injection = _injection(machine, scenario.inject)
+    view = KvmView(kvm)
+    watch(view)
+    monitors = Monitors(view, monitors_off)
+    bodies = [(task.name, _body(kvm, task)) for task in scenario.tasks]
+    program = MachineProgram(machine, bodies)
+    built = Built(design, scenario, chosen, machine, kvm, view, monitors, program)
+    program.settle = _settle(built, bool(chosen["epilogue"]))
+    machine.sequential = Task(-1, "sequential", None)
+    machine.findings.clear()
+    return built
+
+
+def _injection(machine: Machine, inject: Inject) -> Injection:
+    numbers = {name: leaf for leaf, name in leaves.SEAMCALL_NAMES.items()}
+    return Injection(
+        machine,
+        frozenset(numbers[name] for name in inject.leafs),
+        tuple(getattr(status, name) | status.Operand.RCX for name in inject.statuses),
+        inject.budget,
+    )
+
+
+def _body(kvm: Kvm, task: TaskSpec) -> Callable[[], None]:
+    calls = [ops.bind(kvm, task.vcpu, what) for what in task.ops]
+
+    def body() -> None:
+        for call in calls:
+            call()
+
+    return body
+
+
+def _settle(built: Built, epilogue: bool) -> Callable[[], None]:
+    """Judge the settled state, then a sequential epilogue.  The epilogue's outcome
+    depends on the settled state only, so it is run once per state."""
+    machine, kvm = built.machine, built.kvm
+    mark = machine.mark()
+
+    def settle() -> None:
+        kvm.rcu.barrier()
+        built.monitors.settled()
+        if not epilogue or machine.findings:
+            return
+        state = machine.fingerprint(mark)
+        known = built.settled.get(state)
+        if known is None:
+            before = len(machine.findings)
+            _epilogue(built)
+            known = tuple(machine.findings[before:])
+            built.settled[state] = known
+        else:
+            for finding in known:
+                machine.report(finding.rule, finding.message, finding.obj)
+
+    return settle
+
+
+def _epilogue(built: Built) -> None:
+    """Touch every GFN, zap all, tear down; judged after each operation."""
+    machine, kvm, start = built.machine, built.kvm, built.scenario.start
+    reached = set(machine.reached)
+    steps: list[Callable[[], object]] = []
+    if not kvm.vm_dead.v:
+        if kvm.pre_fault_allowed.v:
+            steps += [partial(OPERATIONS["fault"], kvm, 0, g) for g in range(start.slot_pages)]
+        steps.append(partial(OPERATIONS["punch_hole"], kvm, 0, start.slot_pages))
+    steps.append(partial(ops.destroy_vm, kvm))
+    for number, step in enumerate(steps):
+        before = len(machine.findings)
+        try:
+            step()
+            kvm.rcu.barrier()
+            built.monitors.settled()
+        except Halt:
+            pass  # BUG() or a wait that cannot end: recorded as a finding
+        if len(machine.findings) > before:
+            machine.findings[before:] = [
+                Finding(f.rule, f"{f.message} [epilogue step {number}]", f.step, f.task, f.obj)
+                for f in machine.findings[before:]
+            ]
+            break
+    machine.reached = reached

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Counterexamples as files: versioned JSON, replayed step by step.
+
+Replay decides.  A file recorded by another version is replayed all the same; the first
+step whose label differs is named, and `Diverged` says what to do.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from septum import __version__
+from septum.explore.minimise import deciding_race
+from septum.explore.result import Found
+from septum.machine import Decision, Event, Execution, Finding, Limits
+from septum.scenarios.build import Built, build
+from septum.scenarios.result import Counterexample, Replay
+
+__all__ = [
+    "FORMAT",
+    "BadCounterexample",
+    "Diverged",
+    "label",
+    "load",
+    "record",
+    "replay",
+    "run_traced",
+    "save",
+]
+
+FORMAT = 1
+_KEYS = {
+    "format": int,
+    "septum": str,
+    "design": str,
+    "scenario": str,
+    "params": dict,
+    "geometry": dict,
+    "profile": str,
+    "memory_model": str,
+    "finding": dict,
+    "decisions": list,
+}
+
+
+class BadCounterexample(ValueError):
+    """A counterexample file that cannot be used: what is wrong, where, what to do."""
+
+
+class Diverged(ValueError):
+    """A schedule that the program no longer follows: names the first divergent step."""
+
+
+def label(event: Event, names: list[str]) -> tuple[str, str, str, str]:
+    """(task, function, operation, object) of a traced event."""
+    function = event.where[0] if event.where else ""
+    return (names[event.task], function, event.op, event.obj)
+
+
+def run_traced(built: Built, decisions: list[Decision]) -> tuple[Execution, dict[int, list[str]]]:
+    """Execute a schedule with source locations and the model's own messages."""
+    machine = built.machine
+    told: dict[int, list[str]] = {}
+
+    def listen(what: str, args: tuple[Any, ...]) -> None:
+        text = built.describe(what, args)
+        if text:
+            told.setdefault(len(machine.log) - 1, []).append(text)
+
+    machine.listeners.append(listen)
+    machine.tracing = True
+    try:
+        execution = built.program.run(decisions, None)
+    finally:
+        machine.tracing = False
+        machine.listeners.remove(listen)
+    return execution, told
+
+
+def record(built: Built, found: Found) -> Counterexample:
+    """A found schedule with its labels, cut behind the step that breaks the rule."""
+    execution, _ = run_traced(built, found.decisions)
+    names = built.program.task_names
+    last = found.finding.step + 1
+    return Counterexample(
+        design=built.design.name,
+        scenario=built.scenario.name,
+        params=built.params,
+        profile=built.params["profile"],
+        memory_model=built.machine.memory_model,
+        decisions=tuple(execution.decisions[:last]),
+        labels=tuple(label(e, names) for e in execution.events[:last]),
+        finding=found.finding,
+        septum=__version__,
+        geometry={"bits": built.params["bits"], "levels": built.params["levels"]},
+    )
+
+
+def save(ce: Counterexample, path: Path) -> None:
+    """Write the file (docs/schemas/counterexample.json)."""
+    data = {
+        "format": FORMAT,
+        "septum": ce.septum,
+        "design": ce.design,
+        "scenario": ce.scenario,
+        "params": dict(ce.params),
+        "geometry": dict(ce.geometry),
+        "profile": ce.profile,
+        "memory_model": ce.memory_model,
+        "finding": {
+            "id": ce.finding.rule,
+            "message": ce.finding.message,
+            "step": ce.finding.step,
+            "task": ce.finding.task,
+            "object": ce.finding.obj,
+        },
+        "decisions": [
+            [d.task, d.choice, *words] for d, words in zip(ce.decisions, ce.labels, strict=True)
+        ],
+    }
+    lines = json.dumps(data, indent=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(lines + "\n")
+
+
+def load(path: Path) -> Counterexample:
+    """Read a file.
+
+    :raises BadCounterexample: what is wrong and where.
+    """
+    try:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadCounterexample(f"{path}: cannot be read: {error}") from None
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadCounterexample(
+            f"{path}:{error.lineno}:{error.colno}: not complete JSON ({error.msg}); the file is "
+            "cut or was edited: save it again with `septum check --save DIR`"
+        ) from None
+    if not isinstance(data, dict):
+        raise BadCounterexample(f"{path}: not a counterexample: an object was expected")
+    for key, kind in _KEYS.items():
+        if key not in data:
+            raise BadCounterexample(f"{path}: not a septum counterexample: {key!r} is missing")
+        if not isinstance(data[key], kind) or isinstance(data[key], bool):
+            raise BadCounterexample(f"{path}: {key!r} should be a JSON {kind.__name__}")
+    if data["format"] > FORMAT:
+        raise BadCounterexample(
+            f"{path}: format {data['format']} is newer than this septum reads ({FORMAT})"
+        )
+    decisions, labels = _decisions(path, data["decisions"])
+    finding = data["finding"]
+    for key in ("id", "message", "step"):
+        if key not in finding:
+            raise BadCounterexample(f"{path}: finding: {key!r} is missing")
+    if not isinstance(finding["step"], int):
+        raise BadCounterexample(f"{path}: finding: 'step' should be a number")
+    return Counterexample(
+        design=data["design"],
+        scenario=data["scenario"],
+        params=data["params"],
+        profile=data["profile"],
+        memory_model=data["memory_model"],
+        decisions=decisions,
+        labels=labels,
+        finding=Finding(
+            str(finding["id"]),
+            str(finding["message"]),
+            finding["step"],
+            int(finding.get("task", -1)),
+            str(finding.get("object", "")),
+        ),
+        septum=data["septum"],
+        geometry=data["geometry"],
+    )
+
+
+def _decisions(
+    path: Path, rows: list[Any]
+) -> tuple[tuple[Decision, ...], tuple[tuple[str, str, str, str], ...]]:
+    decisions: list[Decision] = []
+    labels: list[tuple[str, str, str, str]] = []
+    for n, row in enumerate(rows):
+        good = (
+            isinstance(row, list)
+            and len(row) == 6
+            and all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in row[:2])
+            and all(isinstance(v, str) for v in row[2:])
+        )
+        if not good:
+            raise BadCounterexample(
+                f"{path}: decisions[{n}] should be [task, choice, task name, function, operation, "
+                f"object], not {json.dumps(row)[:60]}"
+            )
+        decisions.append(Decision(row[0], row[1]))
+        labels.append((row[2], row[3], row[4], row[5]))
+    return tuple(decisions), tuple(labels)
+
+
+def replay(ce: Counterexample, *, states: bool = False) -> Replay:
+    """Run a counterexample again.
+
+    :param states: also keep both trees after every step (`Replay.states`).
+    :raises Diverged: the schedule no longer fits the program.
+    """
+    built = build(ce.design, ce.scenario, ce.params)
+    names = built.program.task_names
+    for n, decision in enumerate(ce.decisions):
+        if decision.task >= len(names):
+            raise Diverged(f"step {n}: there is no task {decision.task} in {ce.scenario}")
+    kept: dict[int, Any] = {}
+    if states:
+        built.machine.listeners.append(
+            lambda what, args: kept.__setitem__(len(built.machine.log) - 1, built.snapshot())
+        )
+    execution, told = run_traced(built, list(ce.decisions))
+    for n, (event, was) in enumerate(zip(execution.events, ce.labels, strict=False)):
+        now = label(event, names)
+        if now[0] != was[0] or now[2:] != was[2:]:
+            raise Diverged(
+                f"step {n}: recorded {' '.join(was)}, now {' '.join(now)}"
+                f"{_other_version(ce)}; search near it with `septum check --from FILE`"
+            )
+    if execution.status == "diverged":
+        raise Diverged(
+            f"{execution.diverged}{_other_version(ce)}; search near it with "
+            "`septum check --from FILE`"
+        )
+    pair = None
+    again = next((f for f in execution.findings if f.rule == ce.finding.rule), None)
+    if again is not None:
+        found = Found(again, execution.decisions)
+        pair = deciding_race(built.program, len(names), found, Limits())
+    return Replay(execution.events, names, execution.findings, pair, told, kept)
+
+
+def _other_version(ce: Counterexample) -> str:
+    if ce.septum != __version__:
+        return f" (recorded by septum {ce.septum}, this is {__version__})"
+    return ""

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The vocabulary of operations, bound to the Python model.
+
+Most are those of `septum.kvm.operations`; here are the ones that belong to a TD's life
+cycle and the guest.  A compiled kernel offers the same names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from septum.kvm import guest
+from septum.kvm.operations import OPERATIONS, root_of
+from septum.kvm.spte import is_shadow_present_pte
+from septum.kvm.structs import Kvm
+from septum.kvm.tdp_iter import TdpIter
+from septum.scenarios.model import Op
+
+__all__ = ["GUEST_OPS", "HOST_OPS", "VCPU_OPS", "bind", "run_vcpu", "unknown"]
+
+
+def prefault(kvm: Kvm, vcpu: int, gfn: int) -> None:
+    """KVM_PRE_FAULT_MEMORY of one page, and whether it was allowed yet."""
+    r = OPERATIONS["prefault"](kvm, vcpu, gfn)
+    kvm.m.reach("prefault mapped or found the page" if r >= 0 else "prefault was refused")
+
+
+def run_vcpu(kvm: Kvm, vcpu: int, program: tuple[guest.GuestOp, ...]) -> None:
+    """KVM_RUN until the guest program has ended."""
+    kvm.fn.kvm_vcpu_ioctl_run(kvm.vcpus[vcpu], program)
+
+
+def init_mem_region(kvm: Kvm, gfn: int) -> None:
+    """KVM_TDX_INIT_MEM_REGION of one page, not measured, on vCPU 0."""
+    kvm.fn.tdx_vcpu_init_mem_region(kvm.vcpus[0], gfn, 1, False)
+
+
+def finalize(kvm: Kvm) -> None:
+    """KVM_TDX_FINALIZE_VM."""
+    kvm.fn.tdx_td_finalize(kvm)
+
+
+def release_hkid(kvm: Kvm) -> None:
+    """vm_pre_destroy(): flush the vCPUs, write back the caches, free the key."""
+    kvm.fn.tdx_mmu_release_hkid(kvm)
+
+
+def destroy_vm(kvm: Kvm) -> None:
+    """userspace closes everything: guest_memfd, vCPUs, the VM."""
+    kvm.fn.kvm_vm_release(kvm)
+
+
+def walk(kvm: Kvm, gfn: int) -> None:
+    """A reader that holds nothing but RCU walks the mirror down to ``gfn``."""
+    root = root_of(kvm, True)
+    kvm.rcu.read_lock()
+    iter = TdpIter(kvm, root, 1, gfn, 0)
+    while iter.valid and iter.gfn < gfn + 1:
+        if is_shadow_present_pte(iter.old_spte):
+            kvm.m.reach("a reader saw a present entry")
+        iter.next()
+    kvm.rcu.read_unlock()
+
+
+VCPU_OPS: Final[dict[str, Callable[..., Any]]] = {
+    "fault": OPERATIONS["fault"],
+    "load": OPERATIONS["load"],
+    "prefault": prefault,
+}
+
+HOST_OPS: Final[dict[str, Callable[..., Any]]] = {
+    **{name: f for name, f in OPERATIONS.items() if name not in VCPU_OPS},
+    "destroy_vm": destroy_vm,
+    "finalize": finalize,
+    "init_mem_region": init_mem_region,
+    "release_hkid": release_hkid,
+    "walk": walk,
+}
+
+GUEST_OPS: Final[dict[str, Callable[..., guest.GuestOp]]] = {
+    "accept": guest.accept,
+    "read": guest.read,
+    "touch": guest.touch,
+    "write": guest.write,
+}
+
+
+def bind(kvm: Kvm, vcpu: int, what: Op) -> Callable[[], None]:
+    """The operation as a call; ``vcpu`` is the task's (-1: a host thread)."""
+    if what.name == "run_vcpu":
+        program = tuple(GUEST_OPS[g.name](*g.args) for g in what.guest)
+        return lambda: run_vcpu(kvm, vcpu, program)
+    if what.name in VCPU_OPS:
+        per_vcpu = VCPU_OPS[what.name]
+        return lambda: per_vcpu(kvm, vcpu, *what.args)
+    host = HOST_OPS[what.name]
+    return lambda: host(kvm, *what.args)
+
+
+def unknown(what: Op) -> str:
+    """The operation that nobody offers, or empty."""
+    if what.name == "run_vcpu":
+        return next((g.name for g in what.guest if g.name not in GUEST_OPS), "")
+    return "" if what.name in VCPU_OPS or what.name in HOST_OPS else what.name

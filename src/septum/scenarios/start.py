@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Bring a fresh VM into a scenario's start state, in sequential mode.
+
+Mappings are made by the design's own functions, except a "2M" mirror leaf, which no KVM
+without huge page support can install (facts/kvm-tdp-mmu.md 6.6): for it the level limits
+are lifted (`septum.kvm.operations.force_huge_leaf`).
+"""
+
+from __future__ import annotations
+
+from septum.kvm.guest import accept
+from septum.kvm.operations import OPERATIONS, force_huge_leaf
+from septum.kvm.structs import Kvm
+from septum.kvm.tdx_vm import arm_zero_step
+from septum.scenarios import ops
+from septum.scenarios.model import Start
+
+__all__ = ["StartError", "prepare"]
+
+
+class StartError(RuntimeError):
+    """The start state could not be made: the design fails before anything races."""
+
+
+def prepare(kvm: Kvm, start: Start) -> None:
+    """Arm zero-step lists (before their GFNs are mapped), map, accept, build and preset what ``start`` names."""
+    for gfn in start.built:
+        ops.init_mem_region(kvm, gfn)
+    for vcpu, gfn in start.zero_step:
+        arm_zero_step(kvm.vcpus[vcpu], gfn)
+    for gfn in start.mapped:
+        OPERATIONS["fault"](kvm, 0, gfn)
+    if start.accepted:
+        ops.run_vcpu(kvm, 0, tuple(accept(gfn) for gfn in start.accepted))
+    for gfn in start.huge:
+        force_huge_leaf(kvm, 0, gfn)
+    problems = [f for f in kvm.m.findings if f.rule != "STUCK"]
+    if problems or kvm.vm_dead.v:
+        what = problems[0] if problems else None
+        raise StartError(
+            f"the start state cannot be made: {what.rule}: {what.message}" if what
+            else "the start state cannot be made: the VM is dead"
+        )

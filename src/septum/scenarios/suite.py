@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The scenarios, as data.
+
+Every one has at least the tasks it names, one missing table level (unless it says that
+tables are what is removed) and one GFN that two tasks share.  GFNs 0 and 1 share a
+last-level table, as do 2 and 3 (two entries per table, three levels).
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from septum.scenarios.model import Inject, Scenario, Start, TaskSpec, op, run_vcpu
+
+__all__ = ["SCENARIOS", "UnknownScenario", "find"]
+
+
+class UnknownScenario(ValueError):
+    """No scenario of that name; the message has the nearest ones."""
+
+
+def _vcpu(n: int, *ops: object) -> TaskSpec:
+    return TaskSpec(f"vcpu{n}", tuple(ops), vcpu=n)  # type: ignore[arg-type]
+
+
+def _host(*ops: object, name: str = "host") -> TaskSpec:
+    return TaskSpec(name, tuple(ops))  # type: ignore[arg-type]
+
+
+_ALL: tuple[Scenario, ...] = (
+    Scenario(
+        "fault-fault",
+        "two vCPUs fault the same GFN, its last-level table is missing",
+        "Is freezing the mirror SPTE around the hook enough? (seed: 'concurrent faults "
+        "don't attempt to install a child PTE ... before the parent PTE has been written')",
+        (_vcpu(0, op("fault", 0)), _vcpu(1, op("fault", 0))),
+        Start(mapped=(2,)),
+        must_occur=("a fault met FROZEN_SPTE", "an SPTE cmpxchg lost"),
+    ),
+    Scenario(
+        "fault-neighbours",
+        "two vCPUs fault neighbouring GFNs that share two missing tables",
+        "May a child be installed before its parent table is in the S-EPT?",
+        (_vcpu(0, op("fault", 0)), _vcpu(1, op("fault", 1))),
+        Start(),
+        must_occur=("a fault met FROZEN_SPTE", "an SPTE cmpxchg lost"),
+    ),
+    Scenario(
+        "fault-punch",
+        "a vCPU faults a GFN while the host punches a hole over it",
+        "Does the retry protocol keep a fault from mapping a page that is being freed?",
+        (_vcpu(0, op("fault", 0)), _host(op("punch_hole", 0, 1))),
+        Start(mapped=(2,)),
+        must_occur=("mmu_seq forced a retry", "a mirror leaf was zapped"),
+    ),
+    Scenario(
+        "refault-punch",
+        "a mapped GFN is punched while two vCPUs fault it",
+        "May a fault meet the S-EPT entry between the mirror store and PAGE.REMOVE?",
+        (_vcpu(0, op("fault", 0)), _vcpu(1, op("fault", 1)), _host(op("punch_hole", 0, 1))),
+        Start(mapped=(0,)),
+        must_occur=("a mirror leaf was zapped",),
+    ),
+    Scenario(
+        "install-accept",
+        "AUG meets the entry lock of a guest ACCEPT on another vCPU",
+        "What if set_external_spte() fails with BUSY? (real overlap)",
+        (_vcpu(0, op("fault", 0)), _vcpu(1, run_vcpu(op("accept", 0)))),
+        Start(mapped=(1,)),
+        must_occur=("TDH.MEM.PAGE.AUG returned TDX_OPERAND_BUSY",),
+    ),
+    Scenario(
+        "install-zero-step",
+        "installs meet the exclusive S-EPT tree lock of a zero-step VP.ENTER",
+        "What if set_external_spte() fails with BUSY? (real overlap)",
+        (_vcpu(0, op("fault", 0)), _vcpu(1, run_vcpu(op("touch", 2)))),
+        Start(accepted=(2,), mapped=(2,), zero_step=((1, 2),)),
+        must_occur=("TDH.MEM.SEPT.ADD returned TDX_OPERAND_BUSY",),
+    ),
+    Scenario(
+        "install-fails",
+        "two vCPUs fault the same GFN, one SEAMCALL is made to fail",
+        "Is the old SPTE restored when the external update fails?",
+        (_vcpu(0, op("fault", 0)), _vcpu(1, op("fault", 0))),
+        Start(mapped=(2,)),
+        must_occur=("a failure was injected",),
+        inject=Inject(
+            ("TDH.MEM.PAGE.AUG", "TDH.MEM.SEPT.ADD"),
+            ("TDX_OPERAND_BUSY", "TDX_OPERAND_INVALID"),
+        ),
+    ),
+    Scenario(
+        "zap-running",
+        "the host zaps a page that a running vCPU uses",
+        "Do BLOCK, TRACK, kick and REMOVE hold against a vCPU inside the guest?",
+        (_vcpu(0, run_vcpu(op("touch", 0))), _host(op("punch_hole", 0, 1))),
+        Start(vcpus=1, mapped=(0,), accepted=(0,)),
+        must_occur=("a mirror leaf was zapped", "kick interrupted a running vCPU"),
+    ),
+    Scenario(
+        "zap-accept",
+        "the host zaps a page while the guest accepts it",
+        "Does the second call without vCPUs always get through?",
+        (_vcpu(0, run_vcpu(op("accept", 0))), _host(op("punch_hole", 0, 1))),
+        Start(vcpus=1, mapped=(0,)),
+        must_occur=("the second no-vCPUs call was made", "vCPU saw wait_for_sept_zap"),
+    ),
+    Scenario(
+        "zap-zero-step",
+        "the host's BLOCK meets the tree lock of a zero-step VP.ENTER",
+        "Does the second call without vCPUs always get through?",
+        (_vcpu(1, run_vcpu(op("touch", 2))), _host(op("punch_hole", 0, 1))),
+        Start(mapped=(0, 2), accepted=(0, 2), zero_step=((1, 2),)),
+        must_occur=("the second no-vCPUs call was made",),
+    ),
+    Scenario(
+        "subtree",
+        "the mirror's tables are removed while an RCU reader walks them",
+        "Are tables freed children first, once, and not under a reader?",
+        (
+            _host(op("release_gmem"), op("release_hkid"), op("destroy_mmu")),
+            _host(op("walk", 0), name="reader"),
+        ),
+        Start(vcpus=1, mapped=(0, 2)),
+        must_occur=("a table was removed",),
+    ),
+    Scenario(
+        "build-prefault",
+        "pages are added and the TD is finalized while a vCPU pre-faults",
+        "May PAGE.ADD and PAGE.AUG meet?",
+        (
+            _host(op("init_mem_region", 0), op("finalize"), name="build"),
+            _vcpu(1, op("prefault", 0)),
+        ),
+        Start(finalized=False, built=(2,)),
+        must_occur=("prefault was refused", "prefault mapped or found the page"),
+    ),
+    Scenario(
+        "split-tripwire",
+        "a mirror huge leaf becomes a table and a leaf again under the write lock",
+        "!is_leaf or !is_present in handle_changed_spte(): does the tripwire fire?",
+        (_host(op("split", 0, 2), op("merge", 0)), _vcpu(1, op("fault", 3))),
+        Start(huge=(0,), mapped=(2,)),
+        must_occur=("a huge mirror leaf was split under the write lock",),
+        epilogue=False,
+    ),
+)
+
+SCENARIOS: dict[str, Scenario] = {s.name: s for s in _ALL}
+
+
+def find(name: str) -> Scenario:
+    """The scenario of that name.
+
+    :raises UnknownScenario: with the nearest names.
+    """
+    if name not in SCENARIOS:
+        near = difflib.get_close_matches(name, SCENARIOS, n=3, cutoff=0.4)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise UnknownScenario(f"no scenario {name!r}{hint} (`septum scenarios` lists them)")
+    return SCENARIOS[name]

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Notes what happened, seen from outside: for the events that a scenario says must occur.
+
+Only what both a Python design and a compiled kernel show (SPTE changes, trace events) is
+used here; the rest is noted by the models themselves (`Machine.reach`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from septum.kvm.spte import is_frozen_spte, is_last_spte, is_shadow_present_pte
+from septum.kvm.view import KvmView, SpteChange
+
+__all__ = ["watch"]
+
+
+def watch(view: KvmView) -> None:
+    """Note zaps, splits, merges and removed tables of the mirror."""
+    m = view.m
+
+    def on_spte(change: SpteChange) -> None:
+        if not change.entry.table.is_mirror:
+            return
+        level = change.entry.level
+        old, new = change.old, change.new
+        was_leaf = is_shadow_present_pte(old) and is_last_spte(old, level)
+        if not was_leaf or is_frozen_spte(new):
+            return
+        if not is_shadow_present_pte(new):
+            m.reach("a mirror leaf was zapped")
+        elif not is_last_spte(new, level) and change.mmu_lock_write:
+            m.reach("a huge mirror leaf was split under the write lock")
+
+    def on_trace(name: str, fields: Mapping[str, Any]) -> None:
+        if name == "kvm_mmu_prepare_zap_page":
+            m.reach("a table was removed")
+
+    view.subscribe("spte", on_spte)
+    view.subscribe("trace", on_trace)

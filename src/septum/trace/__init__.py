@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Floor 7: recordings of real kernels, from ftrace text to findings.
+
+`source` (bytes to lines), `text` (a line to a record), `events` (a payload to an event),
+`judge` with `removal` and `rules` (events to shadow tables and findings), `replay` (all
+of it, once through the recording), `result` (what comes out), `unobservable` (what
+stock events cannot show).  User guide: docs/replay.md.
+"""
+
+from septum.trace.replay import replay
+from septum.trace.result import ReplayResult
+from septum.trace.rules import RULES, Finding
+from septum.trace.source import TraceInputError
+
+__all__ = ["RULES", "Finding", "ReplayResult", "TraceInputError", "replay"]

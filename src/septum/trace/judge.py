@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Judges `kvm_tdp_mmu_spte_changed` lines of a recording by the shadow tables.
+
+A recording is weaker than the run it shows, so a line that does not follow is not yet a
+finding:
+
+* *Swapped lines.*  A line is printed after its store, and CPUs' clocks differ, so lines
+  of two CPUs can come in the wrong order.  A jump from value X to Y is a *debt*: it is
+  paid if lines of other CPUs that lead from X to Y come within `WINDOW` changes.  A
+  debt that stays unpaid is the finding.
+* *Lost events.*  After a loss mark of a CPU everything is unknown until seen again, and
+  findings on lines since that CPU's last line are withdrawn.
+* *Open world.*  If the recording does not show where every root came from (it began
+  mid-life, or lost events), another tree may claim the same keys.  Then a line counts
+  against another only if the same task wrote both.
+
+A false finding is worse than a missed one; what is given up for that is listed in
+docs/replay.md.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from septum.kvm.shadow import UNKNOWN, ShadowTables, Table, is_table
+from septum.kvm.spte import is_shadow_present_pte, spte_to_pfn
+from septum.kvm.versions import FROZEN_VALUES, NPT, KernelVersion
+from septum.trace.events import SpteChanged
+from septum.trace.removal import Removals
+from septum.trace.rules import Finding, Where, describe_spte, misplaced, single_line_faults
+
+__all__ = ["WINDOW", "Judge"]
+
+WINDOW: Final = 8192
+"""Changes within which swapped lines are paired.  Recorded: 18 lines, 545 us (6.12)."""
+
+
+@dataclass(slots=True)
+class Debt:
+    """The lines so far jump from ``start`` to ``end``; something in between is due."""
+
+    key: int
+    level: int
+    start: int
+    end: int
+    seq: int
+    cpu: int
+    finding: Finding
+
+
+@dataclass(slots=True)
+class Orphan:
+    """A line changed an entry of a table that no line had linked yet."""
+
+    table: Table
+    seq: int
+    finding: Finding
+
+
+class Judge:
+    """Fold plus judgement; `findings` is complete after `finish`."""
+
+    def __init__(self, tables: ShadowTables) -> None:
+        self.tables = tables
+        self.version: KernelVersion | None = None
+        self.findings: list[Finding] = []
+        self.closed = True
+        """Every root was announced and nothing was lost."""
+        self.hidden_bits = 0
+        """Old values explained by A, D or W set without a line."""
+        self.swapped = 0
+        """Jumps explained by later lines of other CPUs."""
+        self.not_judged = 0
+        """Jumps that another tree may explain."""
+        self.withdrawn = 0
+        self.removals = Removals(tables, self._leftover, self._report)
+        self._seq = 0
+        self._known_tasks: set[int] = set()
+        self._recent: deque[tuple[int, int, int, int, int, int]] = deque(maxlen=WINDOW)
+        self._debts: dict[int, list[Debt]] = {}
+        self._due: deque[Debt] = deque()
+        self._orphans: deque[Orphan] = deque()
+
+    # --------------------------------------------------------------------- input
+
+    def spte_changed(self, at: Where, event: SpteChanged) -> None:
+        self._seq += 1
+        if self._due or self._orphans:
+            self._expire(self._seq - WINDOW)
+        as_id, gfn, level, old, new = event
+        problem = misplaced(event, self.tables)
+        if problem is not None:
+            self._report("WARN:__handle_changed_spte", at, f"{problem}; the line was not used")
+            return
+        fmt = self.tables.format or NPT
+        for rule, message in single_line_faults(event, self.tables, fmt):
+            self._report(rule, at, f"{_entry(event)}: {message}")
+        self.removals.before_change(at, event, self.version)
+        key = gfn << 16 | level << 8 | as_id
+        if not (self._debts and self._pay(key, at, event)):
+            self._fold(key, at, event)
+        self._recent.append((key, at.cpu, at.pid, old, new, at.line))
+
+    def late(self, at: Where, event: SpteChanged) -> None:
+        """A line older than lines already read: fold it, but trust no value after."""
+        if misplaced(event, self.tables) is not None:
+            return
+        as_id, gfn, level, old, new = event
+        key = gfn << 16 | level << 8 | as_id
+        for debt in self._debts.pop(key, []):
+            self._due.remove(debt)
+        table = self.tables.find(as_id, gfn, level, old, new)
+        index = self.tables.index(gfn, level)
+        gone = self.tables.store(table, index, old, new)
+        if gone is not None:
+            self.tables.drop(gone)
+        self.tables.doubt(table, index)
+
+    def lost(self, since: int) -> None:
+        """Events are missing after line ``since``: all values are unknown."""
+        self.closed = False
+        self.withdraw(since)
+        self._debts.clear()
+        self._due.clear()
+        self._orphans.clear()
+        self._known_tasks.clear()
+        self._recent.clear()
+        self.removals.clear()
+        self.tables.forget()
+
+    def withdraw(self, since: int) -> None:
+        """Findings on lines after ``since`` were made without lines that belong there."""
+        kept = [finding for finding in self.findings if finding.line <= since]
+        self.withdrawn += len(self.findings) - len(kept)
+        self.findings = kept
+
+    def finish(self, *, cut: bool) -> None:
+        """The recording ended.  Jumps near a cut end may be explained behind it."""
+        if not cut:
+            self.removals.finish()
+        self._expire(self._seq - WINDOW if cut else self._seq)
+        self.findings.sort(key=lambda finding: finding.line)
+
+    # ----------------------------------------------------------------- the chain
+
+    def _fold(self, key: int, at: Where, event: SpteChanged) -> None:
+        as_id, gfn, level, old, new = event
+        tables = self.tables
+        unseen = tables.unseen
+        table = tables.find(as_id, gfn, level, old, new)
+        index = gfn >> tables.shifts[level - 1] & (tables.size - 1)
+        last = table.value(index)
+        if last == old:
+            if level > 1 or index in table.entries:
+                self._known_tasks.add(at.pid)
+        elif last == UNKNOWN:
+            if tables.unseen != unseen:
+                self._met_unseen(table, at, event)
+        elif tables.expects(last, old, level, split=index not in table.entries):
+            self.hidden_bits += 1
+            self._known_tasks.add(at.pid)
+        elif self._is_late(key, at, event):
+            self.swapped += 1
+            return
+        else:
+            table = self._jump(key, at, event, table, last)
+        if level > 1 and is_table(new, level) and not is_table(old, level):
+            self._check_page(at, event)
+        gone = tables.store(table, index, old, new)
+        if gone is not None:
+            self.removals.unlinked(at, gone)
+
+    def _jump(self, key: int, at: Where, event: SpteChanged, table: Table, last: int) -> Table:
+        """The old value does not follow.  Returns the table to store into."""
+        before = next((entry for entry in reversed(self._recent) if entry[0] == key), None)
+        same_task = before is not None and before[2] == at.pid and before[4] == last
+        complete = self.closed and all(
+            sibling.complete for sibling in self.tables.groups[self._group(event)]
+        )
+        judged = at.pid in self._known_tasks if complete else same_task
+        if not judged:
+            self.not_judged += 1
+            if complete:
+                return table
+            return self.tables.add_unseen(event.as_id, event.gfn, event.level)
+        fmt = self.tables.format or NPT
+        of_line = f", left by line {before[5]}" if before is not None and before[4] == last else ""
+        message = (
+            f"{_entry(event)}: old value {event.old_spte:x}"
+            f" ({describe_spte(event.old_spte, event.level, fmt)}) does not follow {last:x}"
+            f" ({describe_spte(last, event.level, fmt)}){of_line}"
+        )
+        self._owe(key, at, event.level, last, event.old_spte, _finding("I20", at, message))
+        return table
+
+    def _is_late(self, key: int, at: Where, event: SpteChanged) -> bool:
+        """A line that changes only A, D or W fits before a line of another CPU that
+        began from the same value; it then leaves nothing behind."""
+        if not self.tables.same(event.old_spte, event.new_spte, event.level):
+            return False
+        return any(
+            entry[0] == key
+            and entry[1] != at.cpu
+            and self.tables.same(entry[3], event.old_spte, event.level)
+            for entry in self._recent
+        )
+
+    def _met_unseen(self, table: Table, at: Where, event: SpteChanged) -> None:
+        if self.closed and at.pid in self._known_tasks:
+            message = f"{_entry(event)}: no line linked the table that holds this entry"
+            self._orphans.append(Orphan(table, self._seq, _finding("I20-link", at, message)))
+
+    def _check_page(self, at: Where, event: SpteChanged) -> None:
+        user = self.tables.pages.get(spte_to_pfn(event.new_spte))
+        if user is not None and not user.dying:
+            self._report(
+                "I20-link",
+                at,
+                f"{_entry(event)}: page {spte_to_pfn(event.new_spte):x} is already the table"
+                f" of gfn {user.base:x} level {user.level}",
+            )
+
+    def _group(self, event: SpteChanged) -> int:
+        return self.tables.key(event.as_id, event.gfn, event.level)
+
+    # --------------------------------------------------------------------- debts
+
+    def _owe(
+        self, key: int, at: Where, level: int, start: int, end: int, finding: Finding
+    ) -> None:
+        debt = Debt(key, level, start, end, self._seq, at.cpu, finding)
+        self._debts.setdefault(key, []).append(debt)
+        self._due.append(debt)
+
+    def _pay(self, key: int, at: Where, event: SpteChanged) -> bool:
+        """Whether this late line fills a jump on its entry, wholly or at one end."""
+        same, level = self.tables.same, event.level
+        for debt in self._debts.get(key, ()):
+            if debt.cpu == at.cpu:
+                continue
+            front = same(debt.start, event.old_spte, level)
+            back = same(debt.end, event.new_spte, level)
+            if not front and not back:
+                continue
+            if front and back:
+                self._settle(debt)
+                self.swapped += 1
+            elif self._follows_now(event):
+                continue
+            elif front:
+                debt.start = event.new_spte
+            else:
+                debt.end = event.old_spte
+            self._late_structure(at, event)
+            return True
+        return False
+
+    def _follows_now(self, event: SpteChanged) -> bool:
+        as_id, gfn, level, old, new = event
+        table = self.tables.find(as_id, gfn, level, old, new)
+        index = self.tables.index(gfn, level)
+        return self.tables.expects(table.value(index), old, level)
+
+    def _late_structure(self, at: Where, event: SpteChanged) -> None:
+        """A late line leaves its entry as it is now, but a table that it removed goes."""
+        as_id, gfn, level, old, new = event
+        if level > 1 and is_table(old, level) and not is_table(new, level):
+            self.removals.unlinked(at, self.tables.unlink(as_id, gfn, level, old))
+
+    def _settle(self, debt: Debt) -> None:
+        self._due.remove(debt)
+        rest = self._debts[debt.key]
+        rest.remove(debt)
+        if not rest:
+            del self._debts[debt.key]
+
+    def _expire(self, limit: int) -> None:
+        """What is still due from before change number ``limit`` is a finding."""
+        while self._due and self._due[0].seq <= limit:
+            debt = self._due[0]
+            self._settle(debt)
+            if limit < self._seq and self._being_removed(debt):
+                debt.seq = self._seq
+                self._debts.setdefault(debt.key, []).append(debt)
+                self._due.append(debt)
+            else:
+                self.findings.append(debt.finding)
+        while self._orphans and self._orphans[0].seq <= limit:
+            orphan = self._orphans.popleft()
+            if orphan.table.pfn < 0:
+                self.findings.append(orphan.finding)
+
+    def _being_removed(self, debt: Debt) -> bool:
+        """7.3 logs a removed table's parent after all its children: that can be long."""
+        if not is_table(debt.start, debt.level):
+            return False
+        table = self.tables.pages.get(spte_to_pfn(debt.start))
+        return table is not None and any(v in FROZEN_VALUES for v in table.entries.values())
+
+    # ------------------------------------------------------------------ removals
+
+    def _leftover(self, at: Where, table: Table, left: dict[int, int]) -> None:
+        """Entries of a removed table without a line: due from another CPU, or missing."""
+        fmt = self.tables.format or NPT
+        index, value = next(iter(left.items()))
+        gfn = table.base + (index << self.tables.shifts[table.level - 1])
+        more = f" (and {len(left) - 1} more entries)" if len(left) > 1 else ""
+        message = (
+            f"as_id {table.as_id} gfn {gfn:x} level {table.level}: its table was removed, but no"
+            f" line removed {value:x} ({describe_spte(value, table.level, fmt)}){more}"
+        )
+        key = gfn << 16 | table.level << 8 | table.as_id
+        finding = _finding("I20-removal", at, message)
+        if is_shadow_present_pte(value) and len(left) == 1:
+            self._owe(key, at, table.level, value, self.tables.empty, finding)
+        else:
+            self.findings.append(finding)
+
+    def _report(self, rule: str, at: Where, message: str) -> None:
+        self.findings.append(_finding(rule, at, message))
+
+
+def _finding(rule: str, at: Where, message: str) -> Finding:
+    return Finding(rule, at.line, message, at.time, at.cpu, f"{at.comm}-{at.pid}")
+
+
+def _entry(event: SpteChanged) -> str:
+    return f"as_id {event.as_id} gfn {event.gfn:x} level {event.level}"

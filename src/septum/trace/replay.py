@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Reads a recording once, from start to end, and returns what it shows.
+
+`replay(path_or_stream)` is the whole interface; `Replay` is the same in steps, for
+callers that follow a live trace_pipe.  Memory is bounded by the live tables and the
+pairing window, not by the length of the recording.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from septum.kvm.shadow import ShadowTables
+from septum.kvm.versions import FROZEN_VALUES, KERNELS, KernelVersion
+from septum.trace.events import (
+    PARSERS,
+    GetPage,
+    PrepareZapPage,
+    SpteChanged,
+    SpteRequested,
+    parse_payload,
+)
+from septum.trace.judge import Judge
+from septum.trace.result import ReplayResult, Sample, Unreadable
+from septum.trace.rules import Finding, Where
+from septum.trace.source import MAX_LINE, Lines, TraceInputError, open_trace
+from septum.trace.text import BufferStarted, Header, Lost, Record, parse_line, task_name
+from septum.trace.unobservable import unobservable
+
+__all__ = ["Replay", "replay"]
+
+KEPT_UNREADABLE: Final = 8
+MAX_SAMPLES: Final = 256
+_MMU_ACTIVITY: Final = frozenset(
+    ("kvm_page_fault", "fast_page_fault", "kvm_mmu_spte_requested", "kvm_mmu_set_spte")
+)
+
+
+class Replay:
+    """One recording.  Feed lines, then `finish`."""
+
+    def __init__(self, name: str, kernel: str | None = None) -> None:
+        self.result = ReplayResult(name)
+        self.tables = ShadowTables()
+        self.judge = Judge(self.tables)
+        self.version: KernelVersion | None = None
+        self.result.kernel = kernel
+        if kernel is not None:
+            self._settle_version(KERNELS[kernel])
+        self._comms: dict[str, str] = {}
+        self._last_line: dict[int, int] = {}
+        """Per CPU, the last line it wrote."""
+        self._lossy: set[int] = set()
+        self._started = False
+        self._mid_life = False
+        self._sorted = False
+        self._latest = 0.0
+        self._steps_back = 0
+        self._entries = 0
+        self._records = 0
+        self._other_lines = 0
+        self._stride = 1
+        self._until_sample = 0
+        self._old_access = False
+
+    # --------------------------------------------------------------------- lines
+
+    def feed(self, lines: list[str]) -> None:
+        """The next lines, without their line ends."""
+        for line in lines:
+            self.result.lines += 1
+            parsed = parse_line(line)
+            if type(parsed) is Record:
+                self._record(parsed)
+            elif parsed is not None:
+                self._mark(parsed)
+
+    def _mark(self, parsed: Record | Header | Lost | BufferStarted | str) -> None:
+        if isinstance(parsed, str):
+            self.unreadable(self.result.lines, parsed)
+        elif isinstance(parsed, Record):
+            self._record(parsed)
+        elif isinstance(parsed, Header):
+            self._header(parsed)
+        elif isinstance(parsed, Lost):
+            self.result.lost_events += parsed.count
+            self._lose(parsed.cpu)
+        else:
+            self._lose(parsed.cpu)
+
+    def _header(self, header: Header) -> None:
+        if header.begins:
+            if self._started:  # recordings joined into one file
+                self.result.notes.append(f"line {self.result.lines}: another recording begins here")
+                self.judge.lost(self.result.lines)
+                self._last_line.clear()
+            self._sorted = True
+            self._latest = 0.0
+        self._entries += header.entries
+        if header.overwritten:
+            self.result.lost_events += header.overwritten
+            self.judge.closed = False
+
+    def _lose(self, cpu: int) -> None:
+        """Events of a CPU are missing, anywhere after the last line it wrote."""
+        self._lossy.add(cpu)
+        self.judge.lost(self._last_line.get(cpu, 0))
+
+    def unreadable(self, line: int, reason: str) -> None:
+        self.result.unreadable += 1
+        if len(self.result.first_unreadable) < KEPT_UNREADABLE:
+            self.result.first_unreadable.append(Unreadable(line, reason))
+
+    def _record(self, record: Record) -> None:
+        result, number = self.result, self.result.lines
+        self._records += 1
+        name = record.name
+        result.events[name] = result.events.get(name, 0) + 1
+        late = record.time < self._latest
+        if late:
+            self._step_back(record)
+        else:
+            self._latest = record.time
+        if name in PARSERS:
+            event = parse_payload(name, record.payload)
+            if event is None and "\0" in record.payload:
+                event = parse_payload(name, record.payload.replace("\0", ""))
+            if event is None:
+                self._bad_payload(record)
+            elif type(event) is SpteChanged:
+                self._spte_changed(record, event, late)
+            else:
+                self._other(record, event)
+        self._last_line[record.cpu] = number
+
+    def _bad_payload(self, record: Record) -> None:
+        result = self.result
+        result.events[record.name] -= 1
+        if not result.events[record.name]:
+            del result.events[record.name]
+        text = record.payload[:40] + ("..." if len(record.payload) > 40 else "")
+        self.unreadable(result.lines, f"{record.name} has other fields: {task_name(text)!r}")
+
+    def _step_back(self, record: Record) -> None:
+        """In a trace file: lines were exchanged.  From a pipe: the line is late."""
+        self._steps_back += 1
+        at = self._where(record)
+        if self._sorted:
+            message = f"time stamp {record.time:.6f} steps back from {self._latest:.6f}"
+            self.judge.findings.append(
+                Finding("ORDER", at.line, message, at.time, at.cpu, f"{at.comm}-{at.pid}")
+            )
+        elif self.judge.findings:
+            since = [f.line for f in self.judge.findings if f.time < record.time]
+            self.judge.withdraw(max(since, default=0))
+
+    # -------------------------------------------------------------------- events
+
+    def _where(self, record: Record) -> Where:
+        comm = self._comms.get(record.comm)
+        if comm is None:
+            if len(self._comms) > 4096:
+                self._comms.clear()
+            comm = self._comms[record.comm] = task_name(record.comm)
+        return Where(self.result.lines, record.time, record.cpu, record.pid, comm)
+
+    def _spte_changed(self, record: Record, event: SpteChanged, late: bool) -> None:
+        if not self._started:
+            self._begin(mid_life=True)
+        if self.version is None or event.new_spte in FROZEN_VALUES:
+            self._guess_version(event)
+        if late and not self._sorted:
+            self.judge.late(self._where(record), event)
+        else:
+            self.judge.spte_changed(self._where(record), event)
+        self._until_sample -= 1
+        if self._until_sample < 0:
+            self._sample(record.time)
+
+    def _begin(self, *, mid_life: bool) -> None:
+        self._started = True
+        if mid_life:
+            self._mid_life = True
+            self.judge.closed = False
+
+    def _other(self, record: Record, event: object) -> None:
+        if isinstance(event, GetPage):
+            self._get_page(event)
+        elif isinstance(event, PrepareZapPage):
+            self.judge.removals.prepare_zap(self._where(record), event)
+        elif isinstance(event, SpteRequested):
+            if event.access is not None:
+                self._settle_version(KERNELS["7.3"])
+        if not self._started and record.name in _MMU_ACTIVITY:
+            self._begin(mid_life=True)
+
+    def _get_page(self, event: GetPage) -> None:
+        tables = self.result.tables
+        if not event.by_plugin and event.direct:
+            if len(event.access) == 4:
+                self._settle_version(KERNELS["7.3"])
+            else:
+                self._old_access = True
+        if not event.created or not event.direct:
+            return
+        tables.allocated += 1
+        if event.level >= 4 and event.gfn == 0 and self._is_root(event.level):
+            tables.roots += 1
+            self.tables.announce_root(event.level)
+            if not self._started:
+                self._begin(mid_life=False)
+
+    def _is_root(self, level: int) -> bool:
+        """With 5 levels, a level 4 page is a child (a level 5 page came before it)."""
+        return level == 5 or not any(key >> 8 & 0xFF == 5 for key in self.tables.groups)
+
+    def _guess_version(self, event: SpteChanged) -> None:
+        """Frozen values tell all three families apart, empty ones 6.1 from the others."""
+        for version in KERNELS.values():
+            if event.new_spte == version.frozen:
+                self._settle_version(version)
+                return
+        if self.tables.empty == 0:
+            self._settle_version(KERNELS["6.1"])
+        elif self._old_access and self.tables.empty > 0:
+            self._settle_version(KERNELS["6.12"])
+
+    def _settle_version(self, version: KernelVersion) -> None:
+        if self.version is None:
+            self.version = self.judge.version = version
+            self.result.kernel = version.name
+            self.tables.empty = version.empty
+
+    def _sample(self, time: float) -> None:
+        """Keep at most MAX_SAMPLES: when full, drop every second and halve the rate."""
+        result, leafs = self.result, self.tables.leafs
+        now = (leafs[1], leafs[2], leafs[3])
+        result.peak = (
+            max(result.peak[0], now[0]),
+            max(result.peak[1], now[1]),
+            max(result.peak[2], now[2]),
+        )
+        live = self.tables.linked - self.tables.removed
+        result.samples.append(Sample(result.lines, time, now, live))
+        if len(result.samples) >= MAX_SAMPLES:
+            del result.samples[1::2]
+            self._stride *= 2
+        self._until_sample = self._stride - 1
+
+    # ----------------------------------------------------------------------- end
+
+    def finish(self, lines: Lines | None = None) -> ReplayResult:
+        result = self.result
+        cut = lines is not None and (lines.cut is not None or lines.unterminated is not None)
+        if lines is not None:
+            self._input_problems(lines)
+        self.judge.finish(cut=cut)
+        if self._lossy:
+            self.judge.withdraw(min(self._last_line.get(cpu, 0) for cpu in self._lossy))
+        result.findings = self.judge.findings
+        self._totals()
+        self._notes()
+        result.unobservable = unobservable(
+            result.events,
+            mid_life=self._mid_life,
+            lost=bool(self._lossy or result.lost_events),
+            unseen=self.tables.unseen,
+            guests_paging="kvm_mmu_paging_element" in result.events,
+        )
+        result.partial = bool(
+            cut
+            or result.lost_events
+            or self._lossy
+            or result.unreadable
+            or self._entries > self._records + self._other_lines
+        )
+        return result
+
+    def _input_problems(self, lines: Lines) -> None:
+        result = self.result
+        for number in lines.too_long:
+            self.unreadable(number, f"longer than {MAX_LINE} characters: not text")
+        if lines.unterminated is not None:
+            result.lines += 1
+            self.unreadable(result.lines, "no line end after the last line: it may be cut")
+        if lines.cut is not None:
+            result.notes.append(f"after line {result.lines}: {lines.cut}")
+
+    def _totals(self) -> None:
+        result, shadow = self.result, self.tables
+        result.leafs = (shadow.leafs[1], shadow.leafs[2], shadow.leafs[3])
+        if result.samples:
+            result.first_time, result.last_time = result.samples[0].time, self._latest
+            live = shadow.linked - shadow.removed
+            result.samples.append(Sample(result.lines, self._latest, result.leafs, live))
+        result.format = shadow.format.name if shadow.format is not None else None
+        tables = result.tables
+        tables.linked, tables.removed, tables.unseen = shadow.linked, shadow.removed, shadow.unseen
+        tables.live = sum(shadow.live_tables())
+
+    def _notes(self) -> None:
+        notes, judge = self.result.notes, self.judge
+        if self._entries > self._records:
+            notes.append(
+                f"the header counts {self._entries} entries, the file has {self._records}:"
+                f" {self._entries - self._records} are missing"
+            )
+        if self._steps_back and not self._sorted:
+            notes.append(
+                f"time stamps step back {self._steps_back} times: such lines came late, the"
+                " entries they name are unknown until seen again"
+            )
+        if judge.swapped:
+            notes.append(f"{judge.swapped} lines of different CPUs were in the wrong order")
+        if judge.not_judged:
+            notes.append(
+                f"{judge.not_judged} old values do not follow, but may belong to a tree whose"
+                " start was not recorded"
+            )
+        if judge.withdrawn:
+            notes.append(f"{judge.withdrawn} findings were withdrawn: lost or late lines may explain them")
+
+
+def replay(
+    source: str | Path | BinaryIO, *, kernel: str | None = None, name: str | None = None
+) -> ReplayResult:
+    """Replay a recording: a path, ``-`` for stdin, or a binary stream.
+
+    ``kernel`` is one of `KERNELS` and overrides what the recording shows.  Raises
+    `TraceInputError` if the input cannot be read at all.
+    """
+    if kernel is not None and kernel not in KERNELS:
+        raise TraceInputError(f"unknown kernel {kernel!r}; known: {', '.join(KERNELS)}")
+    if isinstance(source, str | Path):
+        if str(source) == "-":
+            return replay(sys.stdin.buffer, kernel=kernel, name=name or "-")
+        with open_trace(source) as stream:
+            return replay(stream, kernel=kernel, name=name or str(source))
+    run = Replay(name or getattr(source, "name", None) or "-", kernel)
+    lines = Lines(source)
+    for batch in lines:
+        run.feed(batch)
+    return run.finish(lines)

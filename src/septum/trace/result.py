@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What replay found in one recording, as data.
+
+`ReplayResult.to_json` is the `replay` result of the output contract: `file`, `events`,
+`findings`, `leafs`, `lost_events`, `unreadable_lines`, `unobservable`, `partial`; and
+`kernel`, `format`, `tables` beside them (schema: docs/schemas).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, NamedTuple
+
+from septum.trace.rules import Finding
+
+__all__ = ["LEVEL_NAMES", "ReplayResult", "Sample", "Tables", "Unreadable"]
+
+LEVEL_NAMES: Final = ("4K", "2M", "1G")
+
+
+class Sample(NamedTuple):
+    """Known present leafs per level, and linked table pages, after a line."""
+
+    line: int
+    time: float
+    leafs: tuple[int, int, int]
+    tables: int
+
+
+class Unreadable(NamedTuple):
+    line: int
+    reason: str
+
+
+@dataclass(slots=True)
+class Tables:
+    """Page table pages.  ``allocated`` counts kvm_mmu_get_page lines, also of pages that
+    lost the race to be linked; ``unseen`` were linked before the recording shows it."""
+
+    roots: int = 0
+    allocated: int = 0
+    linked: int = 0
+    removed: int = 0
+    unseen: int = 0
+    live: int = 0
+
+
+@dataclass(slots=True)
+class ReplayResult:
+    file: str
+    kernel: str | None = None
+    format: str | None = None
+    events: dict[str, int] = field(default_factory=dict)
+    lines: int = 0
+    first_time: float = 0.0
+    last_time: float = 0.0
+    tables: Tables = field(default_factory=Tables)
+    leafs: tuple[int, int, int] = (0, 0, 0)
+    peak: tuple[int, int, int] = (0, 0, 0)
+    samples: list[Sample] = field(default_factory=list)
+    lost_events: int = 0
+    unreadable: int = 0
+    first_unreadable: list[Unreadable] = field(default_factory=list)
+    unobservable: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What is odd about the recording itself."""
+    partial: bool = False
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def event_count(self) -> int:
+        return sum(self.events.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """One entry of ``results`` of ``septum replay --format json``."""
+        return {
+            "file": self.file,
+            "kernel": self.kernel,
+            "format": self.format,
+            "events": dict(sorted(self.events.items())),
+            "findings": [asdict(finding) for finding in self.findings],
+            "leafs": {
+                "final": dict(zip(LEVEL_NAMES, self.leafs, strict=True)),
+                "peak": dict(zip(LEVEL_NAMES, self.peak, strict=True)),
+                "samples": [
+                    {"line": s.line, "time": s.time, "tables": s.tables}
+                    | dict(zip(LEVEL_NAMES, s.leafs, strict=True))
+                    for s in self.samples
+                ],
+            },
+            "tables": asdict(self.tables),
+            "lost_events": self.lost_events,
+            "unreadable_lines": {
+                "count": self.unreadable,
+                "first": [entry._asdict() for entry in self.first_unreadable],
+            },
+            "unobservable": self.unobservable,
+            "notes": self.notes,
+            "partial": self.partial,
+        }

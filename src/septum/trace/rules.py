@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The rules of replay, each with an id, a statement and its source; and the rules that
+one line breaks by itself.
+
+Ids are those of the invariants (facts 7) where one applies.  A finding means: no order
+of the recorded lines, completed by what the stock events cannot show, is a run of the
+kernel.  Either the kernel went wrong or the recording was altered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from septum.kvm.shadow import MAX_LEVEL, ShadowTables, is_leaf, is_table
+from septum.kvm.spte import PT_WRITABLE_MASK, is_shadow_present_pte, spte_to_pfn
+from septum.kvm.versions import EMPTY_VALUES, FROZEN_VALUES, SpteFormat
+from septum.trace.events import SpteChanged
+
+__all__ = ["RULES", "Finding", "Rule", "Where", "describe_spte", "single_line_faults"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    id: str
+    statement: str
+    source: str
+
+
+RULES: Final = {
+    rule.id: rule
+    for rule in (
+        Rule(
+            "I20",
+            "The old value of a line is the new value of the line before it on the same"
+            " entry, up to A and D (set by the CPU) and W (set by fast_page_fault), for"
+            " some order of lines of different CPUs.",
+            "__handle_changed_spte(), tdp_mmu.c; facts 7 (I20)",
+        ),
+        Rule(
+            "I20-removal",
+            "When a page table goes, its parent and each of its present entries (all"
+            " entries, if removed under the shared lock) has a line of the same task;"
+            " 7.3 logs the children first, 6.1 and 6.12 the parent.",
+            "handle_removed_pt(), tdp_mmu.c; facts 4.4, 8.4",
+        ),
+        Rule(
+            "I20-link",
+            "An entry belongs to a table that a line linked; a page is linked once until"
+            " it is removed.",
+            "tdp_mmu_link_sp(), tdp_mmu.c; facts 4.19",
+        ),
+        Rule(
+            "I9",
+            "A frozen value is never an old value; as a new value it occurs only in"
+            " entries of a table that the same task is removing (6.1: also in an entry"
+            " that is being replaced).",
+            "handle_removed_pt(), tdp_mmu.c; facts 7 (I20 exceptions)",
+        ),
+        Rule(
+            "I11",
+            "A present leaf is never replaced by a leaf of another PFN.",
+            "BUG() in __handle_changed_spte(), tdp_mmu.c; facts 4.3 step 1",
+        ),
+        Rule(
+            "I13",
+            "W implies MMU-writable, MMU-writable implies Host-writable.",
+            "check_spte_writable_invariants(), spte.h; facts 1.3",
+        ),
+        Rule(
+            "WARN:__handle_changed_spte",
+            "The level exists, the gfn is aligned to it, a page of the host is aligned to"
+            " its level, a table is not replaced by another, and a non-present value is"
+            " empty, frozen or MMIO.",
+            "__handle_changed_spte(), tdp_mmu.c; facts 4.3",
+        ),
+        Rule(
+            "LINE",
+            "A line is one that some kernel prints: old and new differ.",
+            "__handle_changed_spte() step 2; facts 7 (I20 exceptions)",
+        ),
+        Rule(
+            "ORDER",
+            "Time stamps of a tracefs `trace` file never step back: it is merged from the"
+            " CPUs' buffers by time.  (A trace_pipe recording may step back.)",
+            "kernel/trace/trace.c, __find_next_entry(); facts 8.1",
+        ),
+    )
+}
+
+
+class Where(NamedTuple):
+    """Where a line stands, and who wrote it."""
+
+    line: int
+    time: float
+    cpu: int
+    pid: int
+    comm: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    rule: str
+    line: int
+    message: str
+    time: float = 0.0
+    cpu: int = -1
+    task: str = ""
+
+
+_LEVELS: Final = {1: "4K", 2: "2M", 3: "1G", 4: "512G", 5: "256T"}
+_MAX_GFN: Final = 1 << 40
+
+
+def describe_spte(spte: int, level: int, fmt: SpteFormat) -> str:
+    """What an SPTE value is, in a few words."""
+    if spte in EMPTY_VALUES:
+        return "empty"
+    if spte in FROZEN_VALUES:
+        return "frozen"
+    if not is_shadow_present_pte(spte):
+        return "MMIO" if fmt.may_be_mmio(spte) else "no kernel value"
+    if is_table(spte, level):
+        return f"table {spte_to_pfn(spte):x}"
+    bits = "".join(
+        letter if spte & bit else "-"
+        for letter, bit in (("W", PT_WRITABLE_MASK), ("D", fmt.dirty), ("A", fmt.accessed))
+    )
+    return f"leaf {_LEVELS.get(level, level)} pfn {spte_to_pfn(spte):x} {bits}"
+
+
+def single_line_faults(
+    event: SpteChanged, tables: ShadowTables, fmt: SpteFormat
+) -> Iterator[tuple[str, str]]:
+    """(rule, message) for what one line breaks without looking at any other."""
+    level, old, new = event.level, event.old_spte, event.new_spte
+    if old == new:
+        yield "LINE", f"old and new value are both {old:x}"
+    if old in FROZEN_VALUES:
+        yield "I9", f"the old value {old:x} is frozen"
+    if is_shadow_present_pte(new):
+        yield from _present_faults(event, tables, fmt)
+        return
+    if new in FROZEN_VALUES or is_shadow_present_pte(old):
+        candidates: tuple[int, ...] = (new,)
+    else:
+        candidates = (old, new)
+        if old in EMPTY_VALUES and new in EMPTY_VALUES and old != new:
+            yield "WARN:__handle_changed_spte", f"empty value {old:x} turns into {new:x}"
+    for value in candidates:
+        known = value in EMPTY_VALUES or value in FROZEN_VALUES
+        if not known and (level > 1 or not fmt.may_be_mmio(value)):
+            yield (
+                "WARN:__handle_changed_spte",
+                f"non-present value {value:x} is neither empty, frozen nor MMIO",
+            )
+
+
+def _present_faults(
+    event: SpteChanged, tables: ShadowTables, fmt: SpteFormat
+) -> Iterator[tuple[str, str]]:
+    level, old, new = event.level, event.old_spte, event.new_spte
+    if not is_leaf(new, level):
+        if is_table(old, level) and spte_to_pfn(old) != spte_to_pfn(new):
+            yield (
+                "WARN:__handle_changed_spte",
+                f"table {spte_to_pfn(old):x} is replaced by table {spte_to_pfn(new):x}",
+            )
+        return
+    if is_leaf(old, level) and spte_to_pfn(old) != spte_to_pfn(new):
+        yield (
+            "I11",
+            f"present leaf changes its PFN from {spte_to_pfn(old):x} to {spte_to_pfn(new):x}",
+        )
+    if spte_to_pfn(new) & ((1 << tables.shifts[level - 1]) - 1):
+        yield "WARN:__handle_changed_spte", f"PFN {spte_to_pfn(new):x} is not aligned to its level"
+    if new & PT_WRITABLE_MASK and not new & fmt.mmu_writable:
+        yield "I13", f"SPTE {new:x} is writable but not MMU-writable"
+    if new & fmt.mmu_writable and not new & fmt.host_writable:
+        yield "I13", f"SPTE {new:x} is MMU-writable but not Host-writable"
+
+
+def misplaced(event: SpteChanged, tables: ShadowTables) -> str | None:
+    """Why no entry can have this level and gfn."""
+    if not 1 <= event.level <= MAX_LEVEL:
+        return f"level {event.level} does not exist"
+    if event.gfn & ((1 << tables.shifts[event.level - 1]) - 1):
+        return f"gfn {event.gfn:x} is not aligned to level {event.level}"
+    if event.gfn >= _MAX_GFN:
+        return f"gfn {event.gfn:x} is beyond 52 physical address bits"
+    return None

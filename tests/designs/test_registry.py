@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Looking designs up: names, toggles, files, classes, and what is said when it fails."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from septum.designs import DesignError, design_names, diff, lookup, registry
+from septum.designs.registry import Toggle
+from septum.designs.v7_3 import handle_removed_pt
+from septum.kvm.structs import Functions
+
+MINE = """
+NAME = "mine"
+
+def __handle_changed_spte(kvm, sp, gfn, old_spte, new_spte, level, shared):
+    return helper()
+
+def helper():
+    return 7
+"""
+
+CLASS = '''
+class Mine:
+    """As a class."""
+
+    PREDECESSOR = "v7.3"
+
+    @staticmethod
+    def __handle_changed_spte(kvm, *args):
+        return 7
+
+    @staticmethod
+    def handle_changed_spte(kvm, *args):
+        return kvm.fn.__handle_changed_spte(kvm, *args)
+'''
+
+
+def test_v7_3_is_the_complete_base() -> None:
+    assert "v7.3" in design_names()
+    design = lookup("v7.3")
+    assert design.predecessor is None
+    assert design.functions["handle_removed_pt"] is handle_removed_pt
+    assert "__handle_changed_spte" in design.own
+    assert "kvm_tdp_mmu_map" in design.functions and "kvm_tdp_mmu_map" not in design.own
+
+
+def test_design_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(MINE)
+    design = lookup(str(path))
+    assert (design.name, design.predecessor.name if design.predecessor else "") == ("mine", "v7.3")
+    assert design.functions["__handle_changed_spte"](*[None] * 7) == 7
+    assert design.functions["handle_removed_pt"] is handle_removed_pt
+    assert design.capabilities == lookup("v7.3").capabilities
+    assert any("+    return helper()" in line for line in diff(lookup("v7.3"), design))
+
+
+def test_design_from_a_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_designs.py").write_text(CLASS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    design = lookup("my_designs:Mine")
+    sys.modules.pop("my_designs")
+    kvm = type("Kvm", (), {"fn": Functions(design.functions)})()
+    assert design.functions["handle_changed_spte"](kvm) == 7
+    assert design.doc == "As a class."
+
+
+def test_toggles_compose_from_left_to_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    def counted(by: int) -> Toggle:
+        def apply(base: Mapping[str, Any]) -> dict[str, Any]:
+            inner = base.get("count", lambda: 1)
+            return {"count": lambda: inner() * 10 + by}
+
+        return Toggle(f"times-{by}", apply, "test")
+
+    toggles = {t.name: t for t in (counted(2), counted(5))}
+    monkeypatch.setattr(registry, "_toggles", lambda: toggles)
+    design = lookup("v7.3+times-2+times-5")
+    assert design.name == "v7.3+times-2+times-5"
+    assert design.functions["count"]() == 125
+    assert [t.name for t in design.toggles] == ["times-2", "times-5"]
+    with pytest.raises(DesignError, match=r"no toggle 'time-2' \(nearest: times-2"):
+        lookup("v7.3+time-2")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("v7.2", r"no design 'v7.2' \(nearest: v7.3"),
+        ("nowhere.py", "nowhere.py: no such file"),
+        ("no_such_module:Mine", "expected an importable package.module:Class"),
+        ("septum.kvm.structs:Kvn", r"no class 'Kvn' \(nearest: Kvm"),
+    ],
+)
+def test_errors_name_what_is_near(spec: str, message: str) -> None:
+    with pytest.raises(DesignError, match=message):
+        lookup(spec)
+
+
+def test_a_file_that_replaces_nothing_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "typo.py"
+    path.write_text("def handle_change_spte(kvm):\n    pass\n")
+    with pytest.raises(DesignError, match="nearest: handle_changed_spte"):
+        lookup(str(path))
+    path.write_text("def f(:\n")
+    with pytest.raises(DesignError, match="cannot be imported: SyntaxError"):
+        lookup(str(path))
