@@ -81,7 +81,7 @@ def test_a_frozen_entry_makes_faults_back_off() -> None:
 def test_direct_roots_are_stored_to_once_and_without_hook() -> None:
     rig = Rig()
     gfn = 5
-    rig.kvm.mem_attr_array[gfn].write(0)
+    rig.kvm.mem_attr(gfn).write(0)
     rig.take()
     assert rig.fault(gfn, shared=True) == RET_PF_FIXED
     log = rig.take()
@@ -265,7 +265,7 @@ def test_map_private_pfn_needs_slots_lock_and_refuses_a_second_time() -> None:
 def test_ageing_a_mirror_leaf_is_refused_and_a_direct_one_is_a_cmpxchg() -> None:
     rig = Rig()
     rig.fault(5)
-    rig.kvm.mem_attr_array[6].write(0)
+    rig.kvm.mem_attr(6).write(0)
     rig.fault(6, shared=True)
     rig.take()
     assert OPERATIONS["age"](rig.kvm, 4, 8) is True

@@ -14,7 +14,7 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -78,6 +78,10 @@ def run(
             for n, result in check_many(
                 rows, options=options, params=params, force=force, executor=executor
             ):
+                if result.counterexample is not None:
+                    # By the name that finds it again: a file's path, not its NAME.
+                    named = replace(result.counterexample, design=result.design)
+                    result.counterexample = named
                 finished[n] = result
                 advance(result)
         except KeyboardInterrupt:

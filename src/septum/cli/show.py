@@ -8,19 +8,17 @@ from pathlib import Path
 import click
 
 from septum.cli.options import INPUT
-from septum.cli.terminal import painter, width
-from septum.kvm.monitors import MONITORS
-from septum.report.counterexample import counterexample_text, reproduced
-from septum.report.fold import BUDGET
-from septum.scenarios.counterexample import Diverged, load, replay
-from septum.scenarios.suite import SCENARIOS
+from septum.cli.printing import mail_text, replay_with_states
+from septum.cli.terminal import width
+from septum.report.counterexample import reproduced
+from septum.scenarios.counterexample import Diverged, load
 
 __all__ = ["command"]
 
 
 @click.command("show")
 @click.argument("file", type=INPUT)
-@click.option("--all", "everything", is_flag=True, help="Show every step.")
+@click.option("--all", "everything", is_flag=True, help="Show every step, and tracepoints.")
 @click.option("--states", is_flag=True, help="Show what each step changed in the tables.")
 @click.option("--wide", is_flag=True, help="Use the terminal's width; name source lines.")
 @click.pass_context
@@ -31,23 +29,18 @@ def command(ctx: click.Context, /, file: Path, everything: bool, states: bool, w
     """
     ce = load(file)
     try:
-        again = replay(ce, states=states)
+        again = replay_with_states(ce)
     except Diverged as error:
         click.echo(f"septum: {file}: stale: {error}", err=True)
         ctx.exit(3)
-    click.echo(
-        counterexample_text(
-            ce,
-            again,
-            story=SCENARIOS.get(ce.scenario),
-            rule=MONITORS.get(ce.finding.rule),
-            path=str(file),
-            width=width(wide),
-            budget=-1 if everything else BUDGET,
-            states=states,
-            sources=wide,
-            paint=painter(),
-        ),
-        nl=False,
+    text = mail_text(
+        ce,
+        again,
+        path=str(file),
+        width=width(wide),
+        everything=everything,
+        states=states,
+        sources=wide,
     )
+    click.echo(text, nl=False)
     ctx.exit(0 if reproduced(ce, again) else 3)

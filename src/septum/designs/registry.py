@@ -7,6 +7,9 @@
   (default ``v7.3``) and ``CAPABILITIES``.
 * ``package.module:Class``: the same as static methods and attributes of a class.
 
+A module that takes functions over unchanged, from the floor or from another design, names
+them in ``ALSO``; names that its patch removes are in ``DROPS``.
+
 A toggle is a function from the base's functions to those it replaces, so it may wrap
 them; modules of this package list theirs in ``TOGGLES``.
 """
@@ -148,6 +151,8 @@ def _make(
 ) -> Design:
     base = lookup(predecessor) if predecessor is not None else None
     inherited: Mapping[str, Function] = base.chain if base is not None else {}
+    own = {**{f.__name__: f for f in meta.get("ALSO", ())}, **own}
+    drops = frozenset(meta.get("DROPS", ()))
     capabilities = meta.get("CAPABILITIES")
     if capabilities is None:
         capabilities = base.capabilities if base is not None else ()
@@ -157,7 +162,7 @@ def _make(
         own=own,
         capabilities=frozenset(capabilities),
         doc=inspect.cleandoc(meta.get("__doc__") or ""),
-        chain={**inherited, **own},
+        chain={**{n: f for n, f in inherited.items() if n not in drops}, **own},
     )
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from time import perf_counter
 
 from septum.explore.program import Program
-from septum.explore.races import analyse, initials
+from septum.explore.races import Analysis, initials
 from septum.explore.result import SearchResult
 from septum.explore.steps import Step, pending_step, steps_of
 from septum.machine import Decision, Execution, Limits, Policy
@@ -66,6 +66,7 @@ def explore(
     result = SearchResult("dpor")
     begun = perf_counter()
     stack: list[_Node] = []
+    analysis = Analysis(tasks)
     prefix: list[Decision] = []
     sleep: dict[int, list[Access]] = {}
     while True:
@@ -79,7 +80,7 @@ def explore(
             result.take(execution)
             if on_execution is not None:
                 on_execution(execution)
-            _extend(stack, prefix, execution, tasks)
+            _extend(stack, execution, analysis)
             if progress is not None:
                 progress(result)
         if first and result.found:
@@ -105,10 +106,12 @@ def explore(
     return result
 
 
-def _extend(stack: list[_Node], prefix: list[Decision], execution: Execution, tasks: int) -> None:
+def _extend(stack: list[_Node], execution: Execution, analysis: Analysis) -> None:
     """Push the new nodes of an execution and add the backtrack points its races ask for."""
-    steps = steps_of(execution.events)
     kept = max(len(stack) - 1, 0)  # the last node's step is new in this run
+    steps = steps_of(execution.events)
+    analysis.cut(kept)
+    races: list[tuple[int, int]] = []
     for d in range(kept, len(steps)):
         step = steps[d]
         if d < len(stack):
@@ -119,33 +122,42 @@ def _extend(stack: list[_Node], prefix: list[Decision], execution: Execution, ta
         else:
             above = stack[d - 1] if d else None
             inherited: dict[int, list[Access]] = {}
-            if above is not None:
+            if above is not None and above.sleep:
                 acc = above.step.acc
                 inherited = {t: a for t, a in above.sleep.items() if not dependent(a, acc)}
                 inherited.pop(above.step.task, None)
             node = _Node(step, inherited)
             node.footprint = list(step.acc)
             stack.append(node)
+        analysis.add(step, races)
+    _add(stack, analysis, races)
     if execution.status in ("deadlock", "stuck"):
-        counts: dict[int, int] = {}
-        for step in steps:
-            counts[step.task] = step.number + 1
-        for event in execution.pending:
-            pending = pending_step(event, counts.get(event.task, 0))
-            if pending is not None:
-                _add_races(stack, [*steps, pending], tasks, len(steps))
-    _add_races(stack, steps, tasks, kept)
+        _add_pending(stack, execution, analysis)
     if execution.status == "halted" and stack:
         for event in execution.pending:
             if event.task != stack[-1].step.task:
                 stack[-1].backtrack.add(event.task)
 
 
-def _add_races(stack: list[_Node], steps: list[Step], tasks: int, first: int) -> None:
-    analysis = analyse(steps, tasks, first)
-    for j, i in analysis.races:
+def _add_pending(stack: list[_Node], execution: Execution, analysis: Analysis) -> None:
+    """Lock acquisitions that never happened race with those that did."""
+    length = len(analysis.steps)
+    counts: dict[int, int] = {}
+    for step in analysis.steps:
+        counts[step.task] = step.number + 1
+    for event in execution.pending:
+        pending = pending_step(event, counts.get(event.task, 0))
+        if pending is not None:
+            races: list[tuple[int, int]] = []
+            analysis.add(pending, races)
+            _add(stack, analysis, races)
+            analysis.cut(length)
+
+
+def _add(stack: list[_Node], analysis: Analysis, races: list[tuple[int, int]]) -> None:
+    for j, i in races:
         node = stack[j]
-        candidates = initials(steps, analysis.clocks, j, i)
+        candidates = initials(analysis.steps, analysis.clocks, j, i)
         if not any(t in node.backtrack or t in node.sleep for t in candidates):
             node.backtrack.add(candidates[0])
 

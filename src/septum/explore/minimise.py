@@ -134,10 +134,10 @@ def deciding_race(
     """Log positions of the latest race whose other order does not break the rule."""
     execution = program.run(found.decisions, None, CONTINUE, limits)
     steps = steps_of(execution.events)
-    analysis = analyse(steps, tasks)
+    analysis, all_races = analyse(steps, tasks)
     last = found.finding.step
     choices = _choices(execution.decisions, execution, tasks)
-    races = [(j, i) for j, i in analysis.races if steps[i].at <= last]
+    races = [(j, i) for j, i in all_races if steps[i].at <= last]
     for j, i in sorted(races, key=lambda r: (-r[1], -r[0])):
         mine = steps[j]
         order = [s.task for s in steps[:j]]

@@ -44,30 +44,80 @@ _UNKNOWN = 3
 
 
 class Analysis:
-    """Clocks and races.  ``clocks[i][t]``: how many steps of task t precede or are i."""
+    """Clocks and races of a growing and shrinking sequence of steps.
 
-    __slots__ = ("clocks", "races")
+    ``clocks[i][t]``: how many steps of task t precede or are step i.  The explorer cuts
+    the sequence back to where executions part (`cut`), so that every step of the tree is
+    analysed once.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_changes", "_latest", "_newest", "_undo", "clocks", "steps", "tasks")
+
+    def __init__(self, tasks: int) -> None:
+        self.tasks = tasks
+        self.steps: list[Step] = []
         self.clocks: list[list[int]] = []
-        self.races: list[tuple[int, int]] = []
+        # object -> (kind, task) -> latest such step
+        self._latest: dict[str, dict[tuple[int, int], int]] = {}
+        self._changes: dict[str, list[int]] = {}
+        self._newest: list[list[int]] = [[] for _ in range(tasks)]  # steps of each task
+        self._undo: list[list[tuple[dict[tuple[int, int], int], tuple[int, int], int]]] = []
 
+    def cut(self, length: int) -> None:
+        """Forget all steps from ``length`` on."""
+        while len(self.steps) > length:
+            step = self.steps.pop()
+            self.clocks.pop()
+            self._newest[step.task].pop()
+            for row, key, old in reversed(self._undo.pop()):
+                if old < 0:
+                    del row[key]
+                else:
+                    row[key] = old
+            for name, kind in step.acc:
+                if kind in _CHANGES:
+                    self._changes[name].pop()
 
-def analyse(steps: Sequence[Step], tasks: int, first: int = 0) -> Analysis:
-    """Clocks of all steps and the races whose second step is at ``first`` or later."""
-    result = Analysis()
-    clocks = result.clocks
-    latest: dict[str, dict[tuple[int, int], int]] = {}
-    changes: dict[str, list[int]] = {}
-    newest: list[int] = [-1] * tasks  # last step of each task
-    for i, step in enumerate(steps):
+    def add(self, step: Step, races: list[tuple[int, int]] | None = None) -> None:
+        """Append a step; its races with earlier steps go to ``races``."""
+        i = len(self.steps)
         task = step.task
-        before = newest[task]
-        clock = list(clocks[before]) if before >= 0 else [0] * tasks
-        found: dict[int, int] = {}  # earlier step -> relation
+        clocks = self.clocks
+        mine = self._newest[task]
+        clock = list(clocks[mine[-1]]) if mine else [0] * self.tasks
+        found, acquires = self._related(step)
+        if found:
+            if races is not None:
+                _races(races, clocks, self.steps, i, clock, found, acquires)
+            for j in found:
+                for t, n in enumerate(clocks[j]):
+                    if n > clock[t]:
+                        clock[t] = n
+        clock[task] = step.number + 1
+        clocks.append(clock)
+        mine.append(i)
+        self.steps.append(step)
+        undo: list[tuple[dict[tuple[int, int], int], tuple[int, int], int]] = []
+        for name, kind in step.acc:
+            row = self._latest.get(name)
+            if row is None:
+                row = self._latest[name] = {}
+            key = (kind, task)
+            undo.append((row, key, row.get(key, -1)))
+            row[key] = i
+            if kind in _CHANGES:
+                self._changes.setdefault(name, []).append(i)
+        self._undo.append(undo)
+
+    def _related(self, step: Step) -> tuple[dict[int, int], bool]:
+        """Earlier steps of other tasks that do not commute with ``step``, and how; and
+        whether it is a blocking acquisition."""
+        task = step.task
+        steps = self.steps
+        found: dict[int, int] = {}
         acquires = False
         for name, kind in step.acc:
-            row = latest.get(name)
+            row = self._latest.get(name)
             if row is None:
                 continue
             if kind in ACQUIRE_KINDS:
@@ -83,52 +133,40 @@ def analyse(steps: Sequence[Step], tasks: int, first: int = 0) -> Analysis:
                         f"no rule for {KIND_NAMES[kind2]} then {KIND_NAMES[kind]} on {name}"
                     )
                 if kind == AWAIT:
-                    related = _await_relation(steps, clocks, changes, step, j)
+                    related = self._await_relation(step, j)
                 elif kind == WAIT:
                     related = RACE if steps[j].at > step.off else ENABLE
                 # What enabled the step cannot be reversed, whatever else they share.
-                found[j] = max(found.get(j, 0), related)
-        if i >= first and found:
-            _races(result, steps, i, clock, found, acquires)
-        for j in found:
-            other = clocks[j]
-            for t in range(tasks):
-                if other[t] > clock[t]:
-                    clock[t] = other[t]
-        clock[task] = step.number + 1
-        clocks.append(clock)
-        newest[task] = i
-        for name, kind in step.acc:
-            row = latest.get(name)
-            if row is None:
-                row = latest[name] = {}
-            row[(kind, task)] = i
-            if kind in _CHANGES:
-                changes.setdefault(name, []).append(i)
-    return result
+                if related > found.get(j, 0):
+                    found[j] = related
+        return found, acquires
+
+    def _await_relation(self, step: Step, j: int) -> int:
+        """Whether the await would have been enabled without step ``j``."""
+        since = step.since or {}
+        mine = self.steps[j]
+        for name, at in since.items():
+            for k in self._changes.get(name, ()):
+                other = self.steps[k]
+                if k == j or other.at <= at or other.task == step.task:
+                    continue
+                if self.clocks[k][mine.task] <= mine.number:  # not j -> k
+                    return RACE
+        return ENABLE
 
 
-def _await_relation(
-    steps: Sequence[Step],
-    clocks: Sequence[list[int]],
-    changes: dict[str, list[int]],
-    step: Step,
-    j: int,
-) -> int:
-    """Whether the await would have been enabled without step ``j``."""
-    since = step.since or {}
-    mine = steps[j]
-    for name, at in since.items():
-        for k in changes.get(name, ()):
-            if k == j or steps[k].at <= at or steps[k].task == step.task:
-                continue
-            if clocks[k][mine.task] <= mine.number:  # not j -> k
-                return RACE
-    return ENABLE
+def analyse(steps: Sequence[Step], tasks: int) -> tuple[Analysis, list[tuple[int, int]]]:
+    """Clocks and all races of one execution."""
+    analysis = Analysis(tasks)
+    races: list[tuple[int, int]] = []
+    for step in steps:
+        analysis.add(step, races)
+    return analysis, races
 
 
 def _races(
-    result: Analysis,
+    races: list[tuple[int, int]],
+    clocks: Sequence[list[int]],
     steps: Sequence[Step],
     i: int,
     clock: list[int],
@@ -136,7 +174,6 @@ def _races(
     acquires: bool,
 ) -> None:
     """Which of the related earlier steps are adjacent to step ``i`` and reversible."""
-    clocks = result.clocks
     for j, related in found.items():
         if related == ENABLE:
             continue
@@ -151,7 +188,7 @@ def _races(
                 continue
             break
         else:
-            result.races.append((j, i))
+            races.append((j, i))
 
 
 def initials(steps: Sequence[Step], clocks: Sequence[list[int]], j: int, i: int) -> list[int]:

@@ -9,6 +9,8 @@ is freed while the S-EPT still maps it stays recognisable (I12).
 
 ``owner(pfn)`` is who has the page: ``external_spt``, ``spt`` (its life is in
 `septum.machine.Page`), ``gmem``, ``hva``, or ``free``.  `free_page` emits ``page_freed``.
+A page that somebody else pins (`Host.get_page`) is only ``released`` by its owner, and
+freed with the last pin.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ TDMR_END_PFN: Final = GMEM_FIRST_PFN + _GENERATION * _GENERATIONS
 HVA_FIRST_PFN: Final = TDMR_END_PFN
 
 FREE: Final = "free"
+RELEASED: Final = "released"
 
 
 class OutOfPages(Exception):
@@ -57,6 +60,7 @@ class Host:
         self.geometry = geometry
         self._next: dict[int, Cell] = {}
         self._owner: dict[int, Cell] = {}
+        self._pins: dict[int, Cell] = {}
         self.gmem = PageCache(self, "gmem", GMEM_FIRST_PFN)
         self.hva = PageCache(self, "hva", HVA_FIRST_PFN)
         # How many allocations may fail (KVM's GFP_KERNEL_ACCOUNT ones); each is a choice.
@@ -87,21 +91,43 @@ class Host:
 
     def allocation_fails(self) -> bool:
         """Whether a GFP allocation fails now: a choice, while the budget lasts."""
-        budget: int = self.alloc_failures.v
+        budget: int = self.alloc_failures.peek()  # tasks share it
         if budget and self.m.choose("allocation fails?", (False, True)):
-            self.alloc_failures.set(budget - 1)
+            self.alloc_failures.poke(budget - 1)
             return True
         return False
 
     def free_page(self, pfn: int) -> None:
-        """Back to the allocator.  Twice is finding I6."""
+        """Its owner's reference goes.  Twice is finding I6."""
         m = self.m
         page = self.page(pfn)
         with m.step("free_page", page.name):
-            if page.peek() == FREE:
+            if page.peek() in (FREE, RELEASED):
                 m.report("I6", f"{page.name} is freed twice", page.name)
-            page.poke(FREE)
-            m.emit("page_freed", pfn)
+            if self.pins(pfn).peek():
+                page.poke(RELEASED)
+            else:
+                page.poke(FREE)
+                m.emit("page_freed", pfn)
+
+    def get_page(self, pfn: int) -> None:
+        """get_page(): a reference beside the owner's."""
+        pins = self.pins(pfn)
+        with self.m.step("get_page", pins.name):
+            pins.poke(pins.peek() + 1)
+
+    def put_page(self, pfn: int) -> None:
+        """put_page() of such a reference; the last one frees a released page."""
+        m = self.m
+        pins, page = self.pins(pfn), self.page(pfn)
+        with m.step("put_page", pins.name):
+            left = pins.peek() - 1
+            if left < 0:
+                m.report("I6", f"{page.name} is unpinned twice", page.name)
+            pins.poke(left)
+            if left == 0 and page.peek() == RELEASED:
+                page.poke(FREE)
+                m.emit("page_freed", pfn)
 
     def owner(self, pfn: int) -> str:
         """Who has the page; for monitors (part of the current event)."""
@@ -114,6 +140,13 @@ class Host:
         if page is None:
             page = self._owner[pfn] = Cell(self.m, f"page {pfn:x}", FREE)
         return page
+
+    def pins(self, pfn: int) -> Cell:
+        """The cell that counts the page's pins."""
+        pins = self._pins.get(pfn)
+        if pins is None:
+            pins = self._pins[pfn] = Cell(self.m, f"pins {pfn:x}", 0)
+        return pins
 
 
 class PageCache:

@@ -186,8 +186,7 @@ def kvm_gmem_release(kvm: Kvm) -> None:
 
 def kvm_get_memory_attributes(kvm: Kvm, gfn: int) -> int:
     """xa_load(&kvm->mem_attr_array, gfn), lockless."""
-    word = kvm.mem_attr_array.get(gfn)
-    attributes: int = kvm.default_attribute if word is None else word.read()
+    attributes: int = kvm.mem_attr(gfn).read()
     return attributes
 
 
@@ -198,9 +197,9 @@ def kvm_mem_is_private(kvm: Kvm, gfn: int) -> bool:
 def kvm_vm_set_mem_attributes(kvm: Kvm, start: int, end: int, attributes: int) -> int:
     """KVM_SET_MEMORY_ATTRIBUTES: unmap the *old* side, store, end (facts 4.11)."""
     kvm.trace("kvm_vm_set_mem_attributes", start=start, end=end, attributes=attributes)
-    words = [kvm.mem_attr_array[gfn] for gfn in range(start, end) if gfn in kvm.mem_attr_array]
-    if len(words) != end - start:
+    if start >= end:
         return -EINVAL
+    words = [kvm.mem_attr(gfn) for gfn in range(start, end)]
     kvm.slots_lock.lock()
     # Written under slots_lock only.
     if any(word.peek() != attributes for word in words):

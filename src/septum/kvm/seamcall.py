@@ -55,7 +55,15 @@ from septum.tdx.status import (
 if TYPE_CHECKING:
     from septum.kvm.structs import Kvm, Vcpu
 
-__all__ = ["FUNCTIONS", "TDX_BUG_ON", "Injected", "Injection", "seamcall", "tdx_operand_busy"]
+__all__ = [
+    "FUNCTIONS",
+    "TDX_BUG_ON",
+    "Injected",
+    "Injection",
+    "mem_regs",
+    "seamcall",
+    "tdx_operand_busy",
+]
 
 RDRAND_RETRY_LOOPS: Final = 10
 
@@ -136,9 +144,7 @@ def tdx_operand_busy(status: int) -> bool:
     return is_operand_busy(status)
 
 
-def TDX_BUG_ON(  # noqa: N802
-    result: Any, name: str, kvm: Kvm, function: str, *, bug_vm: bool = True
-) -> bool:
+def TDX_BUG_ON(result: Any, name: str, kvm: Kvm, function: str, *, bug_vm: bool = True) -> bool:
     """Whether the call failed.  The first failure bugs the VM (unless the kernel passes
     kvm == NULL there: ``bug_vm`` false, a warning only); later ones are silent."""
     if not result.rax:
@@ -160,30 +166,30 @@ def TDX_BUG_ON(  # noqa: N802
 # --- one wrapper per call (tdh_*() of arch/x86/virt/vmx/tdx/tdx.c) -----------------------
 
 
-def _mem(kvm: Kvm, gfn: int, level: int) -> dict[str, int]:
+def mem_regs(kvm: Kvm, gfn: int, level: int) -> dict[str, int]:
     """RCX and RDX of the MEM leaves: GPA | level, and the TDR."""
     return {"rcx": gfn << PAGE_SHIFT | level - 1, "rdx": kvm.tdx.tdr << PAGE_SHIFT}
 
 
 def tdh_mem_page_add(kvm: Kvm, gfn: int, pfn: int, source: int) -> Any:
     """The level field is always 0.  (The clflush before it has no effect here.)"""
-    regs = _mem(kvm, gfn, 1) | {"r8": pfn << PAGE_SHIFT, "r9": source << PAGE_SHIFT}
+    regs = mem_regs(kvm, gfn, 1) | {"r8": pfn << PAGE_SHIFT, "r9": source << PAGE_SHIFT}
     return kvm.fn.seamcall(kvm, TDH_MEM_PAGE_ADD, regs)
 
 
 def tdh_mem_page_aug(kvm: Kvm, gfn: int, level: int, pfn: int) -> Any:
-    regs = _mem(kvm, gfn, level) | {"r8": pfn << PAGE_SHIFT}
+    regs = mem_regs(kvm, gfn, level) | {"r8": pfn << PAGE_SHIFT}
     return kvm.fn.seamcall(kvm, TDH_MEM_PAGE_AUG, regs)
 
 
 def tdh_mem_sept_add(kvm: Kvm, gfn: int, level: int, pfn: int) -> Any:
     """``level`` is that of the entry written."""
-    regs = _mem(kvm, gfn, level) | {"r8": pfn << PAGE_SHIFT}
+    regs = mem_regs(kvm, gfn, level) | {"r8": pfn << PAGE_SHIFT}
     return kvm.fn.seamcall(kvm, TDH_MEM_SEPT_ADD, regs)
 
 
 def tdh_mem_range_block(kvm: Kvm, gfn: int, level: int) -> Any:
-    return kvm.fn.seamcall(kvm, TDH_MEM_RANGE_BLOCK, _mem(kvm, gfn, level))
+    return kvm.fn.seamcall(kvm, TDH_MEM_RANGE_BLOCK, mem_regs(kvm, gfn, level))
 
 
 def tdh_mem_track(kvm: Kvm) -> Any:
@@ -191,7 +197,7 @@ def tdh_mem_track(kvm: Kvm) -> Any:
 
 
 def tdh_mem_page_remove(kvm: Kvm, gfn: int, level: int) -> Any:
-    return kvm.fn.seamcall(kvm, TDH_MEM_PAGE_REMOVE, _mem(kvm, gfn, level))
+    return kvm.fn.seamcall(kvm, TDH_MEM_PAGE_REMOVE, mem_regs(kvm, gfn, level))
 
 
 def tdh_phymem_page_wbinvd_hkid(kvm: Kvm, hkid: int, pfn: int) -> Any:
@@ -214,9 +220,7 @@ def tdh_mr_finalize(kvm: Kvm) -> Any:
 
 
 def tdh_mng_create(kvm: Kvm, hkid: int) -> Any:
-    return kvm.fn.seamcall(
-        kvm, TDH_MNG_CREATE, {"rcx": kvm.tdx.tdr << PAGE_SHIFT, "rdx": hkid}
-    )
+    return kvm.fn.seamcall(kvm, TDH_MNG_CREATE, {"rcx": kvm.tdx.tdr << PAGE_SHIFT, "rdx": hkid})
 
 
 def tdh_mng_key_config(kvm: Kvm, lp: int) -> Any:

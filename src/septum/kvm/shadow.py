@@ -302,20 +302,22 @@ class ShadowTables:
         """Apply a change; the child table that it unlinked, if any."""
         self.changes += 1
         level = table.level
-        before = table.counted(index)
-        if before != UNKNOWN:
-            if is_leaf(before, level):
-                self.leafs[level] -= 1
-        elif old != self.empty:
-            table.fresh = False
+        entries = table.entries
+        before = entries.get(index, UNKNOWN)
+        if before == UNKNOWN:
+            before = table.counted(index)
+            if before == UNKNOWN and old != self.empty:
+                table.fresh = False
+        if before & SPTE_MMU_PRESENT_MASK and before > 0 and is_last_spte(before, level):
+            self.leafs[level] -= 1
         if new & SPTE_MMU_PRESENT_MASK and (level == 1 or new & PT_PAGE_SIZE_MASK):
             self.leafs[level] += 1
         if new == table.default and not table.small:
-            table.entries.pop(index, None)
+            entries.pop(index, None)
         else:
-            table.entries[index] = new
+            entries[index] = new
         if level == 1:
-            if not table.swept and new in FROZEN_VALUES and not is_shadow_present_pte(old):
+            if not old & SPTE_MMU_PRESENT_MASK and new in FROZEN_VALUES:
                 table.swept = True
             return None
         return self._store_upper(table, index, old, new)

@@ -229,8 +229,9 @@ class KvmMemorySlot:
 class KvmTdx:
     """``struct kvm_tdx`` (facts 5.1).  ``tdr`` and ``tdcs_pages`` are PFNs.
 
-    Ours: ``host_lp``, an LP that runs no vCPU; ``injection``, which SEAMCALLs may fail
-    (`septum.kvm.seamcall.Injection`).
+    Of older designs: ``nr_premapped`` (6.16), ``seamcall_lock`` and ``tdh_mem_track``
+    (2022; facts 6.11).  Ours: ``host_lp``, an LP that runs no vCPU; ``injection``, which
+    SEAMCALLs may fail (`septum.kvm.seamcall.Injection`).
     """
 
     def __init__(self, m: Machine, hkid: int = 1, tdr: int = 0) -> None:
@@ -240,6 +241,9 @@ class KvmTdx:
         self.wait_for_sept_zap = Word(m, "kvm_tdx.wait_for_sept_zap", False)
         self.tdr = tdr
         self.tdcs_pages: tuple[int, ...] = ()
+        self.nr_premapped = Word(m, "kvm_tdx.nr_premapped", 0)
+        self.seamcall_lock = SpinLock(m, "seamcall_lock", order=40)
+        self.tdh_mem_track = Word(m, "kvm_tdx.tdh_mem_track", 0)
         self.host_lp = 0
         self.injection: Any = None
 
@@ -320,13 +324,8 @@ class Kvm:
 
         self.slots = tuple(KvmMemorySlot(m, base, n, max_level=max_level) for base, n in slots)
         attribute = KVM_MEMORY_ATTRIBUTE_PRIVATE if private and self.has_mirrored_tdp else 0
-        self.mem_attr_array = {
-            gfn: Word(m, f"attr[{gfn:x}]", attribute)
-            for base, n in slots
-            for gfn in range(base, base + n)
-            if n <= 1 << 16
-        }
-        self.default_attribute = attribute
+        self._mem_attr_array: dict[int, Word] = {}
+        self._initial_attributes = attribute
 
         self.vcpus: tuple[Vcpu, ...] = ()
         self.tdx = KvmTdx(m)
@@ -340,6 +339,14 @@ class Kvm:
         vcpu = Vcpu(self, len(self.vcpus))
         self.vcpus = (*self.vcpus, vcpu)
         return vcpu
+
+    def mem_attr(self, gfn: int) -> Word:
+        """The entry of ``mem_attr_array``: written under slots_lock, read without."""
+        word = self._mem_attr_array.get(gfn)
+        if word is None:
+            word = Word(self.m, f"attr[{gfn:x}]", self._initial_attributes)
+            self._mem_attr_array[gfn] = word
+        return word
 
     def trace(self, name: str, /, **fields: Any) -> None:
         """Hit a tracepoint: part of the current event, in program order."""

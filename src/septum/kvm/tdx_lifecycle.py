@@ -221,9 +221,7 @@ def smp_func_do_phymem_cache_wb(kvm: Kvm, lp: int) -> None:
         if result.rax != TDX_INTERRUPTED_RESUMABLE:
             break
     if result.rax != TDX_NO_HKID_READY_TO_WBCACHE:
-        TDX_BUG_ON(
-            result, "TDH_PHYMEM_CACHE_WB", kvm, "smp_func_do_phymem_cache_wb", bug_vm=False
-        )
+        TDX_BUG_ON(result, "TDH_PHYMEM_CACHE_WB", kvm, "smp_func_do_phymem_cache_wb", bug_vm=False)
 
 
 def tdx_mmu_release_hkid(kvm: Kvm) -> None:

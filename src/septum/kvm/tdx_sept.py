@@ -168,9 +168,7 @@ def tdx_sept_remove_leaf_spte(kvm: Kvm, gfn: int, old_spte: int, level: int) -> 
 # --- the hooks --------------------------------------------------------------------------
 
 
-def tdx_sept_set_private_spte(
-    kvm: Kvm, gfn: int, old_spte: int, new_spte: int, level: int
-) -> int:
+def tdx_sept_set_private_spte(kvm: Kvm, gfn: int, old_spte: int, new_spte: int, level: int) -> int:
     """kvm_x86_ops.set_external_spte: 0, -EBUSY (installs only) or -EIO.
 
     To-present under mmu_lock held for read, leaf removal under write; splitting and

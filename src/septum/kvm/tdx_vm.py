@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from septum.kvm.host import TDMR_END_PFN, TDMR_FIRST_PFN
 from septum.kvm.structs import Kvm, Vcpu
 from septum.machine.geometry import PAGE_SHIFT, Geometry
-from septum.tdx import Config, TdParams, Tdmr, TdxModule
+from septum.tdx import Config, Tdmr, TdParams, TdxModule
 from septum.tdx.profiles import PROFILES, Profile
 
 if TYPE_CHECKING:

@@ -122,7 +122,7 @@ def kvm_vm_bugged(kvm: Kvm) -> None:
     kvm.fn.kvm_vm_dead(kvm)
 
 
-def KVM_BUG_ON(cond: object, kvm: Kvm, function: str, what: str) -> bool:  # noqa: N802
+def KVM_BUG_ON(cond: object, kvm: Kvm, function: str, what: str) -> bool:
     """The value is that of ``cond``; the first time it bugs the VM.  Does not return
     from the caller.  ``function`` is the caller, ``what`` the condition in words."""
     if not cond:

@@ -436,6 +436,8 @@ class Machine:
         position = len(self.log)
         if self._status or self.dead:
             return None
+        if position < len(self._prefix):
+            return self._follow(self._prefix[position].task, position)
         enabled: list[Task] = []
         waiting = False
         for task in self.tasks:
@@ -453,14 +455,6 @@ class Machine:
                 waits = [t.op for t in self.tasks if not t.done]
                 self._status = "deadlock" if all(w.endswith("lock") for w in waits) else "stuck"
                 self._report_blocked()
-            return None
-        if position < len(self._prefix):
-            wanted = self._prefix[position].task
-            for task in enabled:
-                if task.id == wanted:
-                    return task
-            self._status = "diverged"
-            self._diverged = f"step {position}: task {wanted} cannot run"
             return None
         if position >= self._limits.steps:
             self._status = "limit"
@@ -483,6 +477,19 @@ class Machine:
         else:
             candidates = enabled
         return self._pick(candidates, position)
+
+    def _follow(self, wanted: int, position: int) -> Task | None:
+        """The task that the prefix names, if it can run."""
+        chosen: Task | None = None
+        for task in self.tasks:
+            if task.ready is not None and not task.done and not task.ready():
+                task.off = position
+            elif task.id == wanted and not task.done:
+                chosen = task
+        if chosen is None:
+            self._status = "diverged"
+            self._diverged = f"step {position}: task {wanted} cannot run"
+        return chosen
 
     def _pick(self, candidates: list[Task], position: int) -> Task:
         kind = self._policy.kind

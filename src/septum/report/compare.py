@@ -147,9 +147,7 @@ def _cells(replay: Replay) -> list[_Step]:
     cells = []
     for at, event in enumerate(replay.events):
         name = clean(replay.task_names[event.task])
-        text = clean(describe(event))
-        if replay.traces.get(at):
-            text += ": " + clean("; ".join(replay.traces[at]))
+        text = clean(describe(event, replay.traces.get(at, ())))
         key = (name, text)
         if at in broken:
             text = f"! {text}: {clean(broken[at])}"

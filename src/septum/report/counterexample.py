@@ -14,6 +14,7 @@ from septum.machine import Finding
 from septum.report.fold import BUDGET
 from septum.report.interleaving import describe, function_of, interleaving, legend
 from septum.report.layout import WIDTH, Paint, clean, command, facts, fill, number, plain
+from septum.report.states import table_names
 from septum.scenarios.model import Inject, Scenario, Start
 from septum.scenarios.result import Counterexample, Replay
 
@@ -81,7 +82,7 @@ def counterexample_text(
     lines.append("")
     lines += facts(
         [
-            ("design", f"{ce.design}: {doc}" if doc else ce.design),
+            ("design", doc if doc.startswith(ce.design) else f"{ce.design}: {doc}".rstrip(": ")),
             ("scenario", f"{ce.scenario}: {story.summary}" if story is not None else ce.scenario),
             ("question", story.question if story is not None else ""),
             ("start", start_text(story.start) if story is not None else ""),
@@ -108,6 +109,9 @@ def counterexample_text(
     lines += ["", *table, ""]
     folded = any("step)" in line or "steps)" in line for line in table)
     lines += fill(legend(replay, folded), width)
+    tables = ", ".join(f"{name} is {where}" for name, where in table_names(replay).items())
+    if tables:
+        lines += fill(f"Mirror tables: {tables}", width, rest="  ")
     lines += ["", *fill(order_sentence(ce, replay), width)]
     lines += ["", *finding_lines(replay, width=width)]
     if path:
@@ -202,7 +206,8 @@ def _when(replay: Replay, finding: Finding) -> str:
 
 def _who(replay: Replay, at: int) -> str:
     event = replay.events[at]
-    text = f"{clean(replay.task_names[event.task])}, {clean(describe(event))}"
+    told = replay.traces.get(at, ())
+    text = f"{clean(replay.task_names[event.task])}, {clean(describe(event, told))}"
     function = function_of(event)
     return f"{text} in {function}()" if function else text
 

@@ -8,10 +8,11 @@ without being counted.  The ranks, best first:
 
 0. the racing pair, the steps at which a rule broke, choices other than the first option,
 1. steps on an object of the racing pair or of the finding, if tasks contend for it,
-2. SEAMCALLs, and changes of an object that another task touches,
+2. SEAMCALLs as they return, and changes of an object that another task touches,
 3. reads and failed compare-and-exchanges of such an object, waits for a retry,
 4. locks that tasks contend for,
-5. everything else: never shown unless everything is asked for.
+5. private steps that change something: only where the table would be nearly empty,
+6. everything else: never shown unless everything is asked for.
 """
 
 from __future__ import annotations
@@ -19,20 +20,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from septum.machine import Event
-from septum.machine.dependency import COMMUTE, SHARED, WAIT, UnknownPair, relation
+from septum.machine.dependency import COMMUTE, READ, SHARED, WAIT, UnknownPair, relation
 
-__all__ = ["BUDGET", "contended", "rank_steps", "shown_steps", "touched"]
+__all__ = ["BUDGET", "ENOUGH", "contended", "rank_steps", "shown_steps", "touched"]
 
 BUDGET = 34
 """Steps shown unless the reader asks for all: with function names, about one screen."""
 
-_NEVER = 5
+ENOUGH = 12
+"""Steps shown before private ones are left out."""
+
+_PRIVATE = 5
+_NEVER = 6
 
 
 def touched(event: Event) -> list[tuple[str, int]]:
     """The footprint that is the step's own: what monitors looked at does not count."""
-    if event.label or event.op in ("await", "choose"):
+    if event.op in ("await", "choose"):
         return event.acc
+    if event.label:
+        return [access for access in event.acc if access[1] != READ] or event.acc
     return [access for access in event.acc if access[0] == event.obj]
 
 
@@ -70,7 +77,7 @@ def rank_steps(
 
     :param marked: steps at which a rule broke.
     :param focus: objects that the findings name.
-    :param calls: steps that are SEAMCALLs or TDCALLs.
+    :param calls: steps at which a SEAMCALL or TDCALL returns.
     """
     must = set(marked) | set(pair or ())
     shared = contended(events)
@@ -101,7 +108,7 @@ def _rank(event: Event, shared: set[str], wanted: set[str], seamcall: bool) -> i
     if seamcall:
         return 2
     if not objects & shared:
-        return _NEVER
+        return _PRIVATE if event.label or event.seen != event.left else _NEVER
     if locks:
         return 4
     if event.label or event.seen != event.left or own[0][1] == WAIT:
@@ -120,7 +127,10 @@ def shown_steps(ranks: Sequence[int], budget: int = BUDGET) -> list[int]:
     must = [at for at, rank in enumerate(ranks) if rank == 0]
     chosen = set(must)
     anchors = must or [len(ranks) - 1]
-    rest = [at for at, rank in enumerate(ranks) if 0 < rank < _NEVER]
+    rest = [at for at, rank in enumerate(ranks) if 0 < rank < _PRIVATE]
     rest.sort(key=lambda at: (ranks[at], min(abs(at - anchor) for anchor in anchors), at))
     chosen.update(rest[: max(budget - len(must), 0)])
+    more = [at for at, rank in enumerate(ranks) if rank == _PRIVATE]
+    more.sort(key=lambda at: (min(abs(at - anchor) for anchor in anchors), at))
+    chosen.update(more[: max(min(budget, ENOUGH) - len(chosen), 0)])
     return sorted(chosen)

@@ -8,12 +8,15 @@ which a rule broke.  ``(n steps)`` are steps that `septum.report.fold` left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
+from septum.designs import design_names, lookup
 from septum.machine import Event
 from septum.report.fold import BUDGET, rank_steps, shown_steps
 from septum.report.layout import WIDTH, Paint, clean, fill, plain, shorten, steps
+from septum.report.states import changes
 from septum.report.values import change, value
 from septum.scenarios.result import Replay
 
@@ -22,36 +25,47 @@ __all__ = ["describe", "function_of", "interleaving", "last_step", "legend"]
 _GAP = "  "
 _LEAST_COLUMN = 14
 
-# Store helpers: their caller says more (mmu/tdp_iter.h, linux/kvm_host.h).
+# Their caller says more: store helpers (mmu/tdp_iter.h), how a VM is bugged, and the
+# wrappers of SEAMCALLs, whose leaf is the operation itself.
 _HELPERS = frozenset(
     {
         "__kvm_tdp_mmu_write_spte",
         "kvm_tdp_mmu_read_spte",
         "kvm_tdp_mmu_write_spte",
         "kvm_tdp_mmu_write_spte_atomic",
-        "tdp_mmu_clear_spte_bits",
-        "tdp_mmu_clear_spte_bits_atomic",
-        "KVM_BUG_ON",
         "kvm_vm_bugged",
         "kvm_vm_dead",
         "seamcall",
-        "<lambda>",
+        "tdp_mmu_clear_spte_bits",
+        "tdp_mmu_clear_spte_bits_atomic",
     }
 )
 
 
+@cache
+def _kernel_functions() -> frozenset[str]:
+    """Functions that some design or the floor below knows by a kernel name."""
+    names = {name for design in design_names() for name in lookup(design).functions}
+    return frozenset(n for n in names if n not in _HELPERS and not n.startswith("tdh_"))
+
+
 def function_of(event: Event) -> str:
-    """The function to name for a step: the innermost that is not a mere helper."""
+    """The function to name for a step: the innermost kernel function that is not a mere
+    helper; of code that is no kernel function (an operation, a guest), the innermost."""
+    known = _kernel_functions()
     for name in reversed(event.stack):
-        if name not in _HELPERS:
+        if name in known:
             return name
     if event.where is not None:
         return event.where[0]
     return ""
 
 
-def describe(event: Event) -> str:
-    """Operation, object and value of a step, in one line."""
+def describe(event: Event, told: Sequence[str] = ()) -> str:
+    """Operation, object, value and SEAMCALL status of a step, in one line.
+
+    :param told: what the model told at this step (`Replay.traces`).
+    """
     op, obj = event.op, event.obj
     if op == "choose":
         option = event.options[event.choice] if event.options else event.choice
@@ -60,7 +74,9 @@ def describe(event: Event) -> str:
         awaited = ", ".join(sorted(event.since or {}))
         return f"retry {obj}" + (f": {awaited} has changed" if awaited else "")
     if event.label:
-        return f"{op} {obj}"
+        own = f"{op} -> "
+        returned = [text.removeprefix(own) for text in told if text.startswith(own)]
+        return " -> ".join([f"{op} {obj}".rstrip(), *returned])
     if op == "cmpxchg-failed":
         return f"cmpxchg {obj} fails: it is {value(event.seen, obj)}"
     if op == "read":
@@ -120,7 +136,8 @@ class _Table:
         self.paint = paint
         self.sources = sources
         self.states = replay.states if states else {}
-        self.state: Mapping[str, Any] = {}
+        self.state: Mapping[str, Any] | None = None
+        self.everything = False
         self.names = [clean(name) for name in replay.task_names]
         self.digits = max(len(str(max(len(replay.events) - 1, 0))), 2)
         self.margin = self.digits + 4
@@ -136,14 +153,11 @@ class _Table:
 
     def draw(self, budget: int, upto: int | None) -> list[str]:
         replay = self.replay
+        self.everything = budget < 0
         end = len(replay.events) - 1 if budget < 0 else last_step(replay, upto)
         events = replay.events[: end + 1]
         marked = {f.step for f in replay.findings if f.task >= 0}
-        calls = {
-            at
-            for at, event in enumerate(events)
-            if is_call(event.label) or any(map(is_call, replay.traces.get(at, ())))
-        }
+        calls = {at for at in range(len(events)) if any(map(is_call, replay.traces.get(at, ())))}
         ranks = rank_steps(
             events,
             pair=replay.pair,
@@ -203,9 +217,13 @@ class _Table:
         bang = "!" if broken else " "
         mark = f"{star}{bang}{at:>{self.digits}}"
         kind = "finding" if broken else "racing" if star == "*" else ""
-        self._put(event.task, mark, describe(event), kind)
-        for text in self.replay.traces.get(at, ()):
-            self._put(event.task, "", text, "trace", indent="  ")
+        told = self.replay.traces.get(at, ())
+        self._put(event.task, mark, describe(event, told), kind)
+        for text in told:
+            if is_call(text) and not text.startswith(f"{event.op} -> "):
+                self._put(event.task, "", text, "trace", indent="  ")
+            elif self.everything and not is_call(text):
+                self._put(event.task, "", f"trace {text}", "trace", indent="  ")
         self._state(at)
 
     def _function(self, event: Event, function: str) -> str:
@@ -231,12 +249,10 @@ class _Table:
         now = self.states.get(at)
         if now is None:
             return
-        for name, v in now.items():
-            if self.state.get(name) != v:
-                text = f"{name} = {value(v, name)}"
-                blank = " " * self.margin
-                lines = fill(clean(text), self.width, first=blank + "| ", rest=blank + "|   ")
-                self.lines += [self.paint("state", line) for line in lines]
+        blank = " " * self.margin
+        for text in changes(self.state, now):
+            lines = fill(clean(text), self.width, first=blank + "| ", rest=blank + "|   ")
+            self.lines += [self.paint("state", line) for line in lines]
         self.state = now
 
 

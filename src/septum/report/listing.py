@@ -34,7 +34,7 @@ class MonitorInfo(Rule, Protocol):
 
 def first_sentence(doc: str) -> str:
     """The first paragraph of a doc string, up to its first full stop."""
-    paragraph = " ".join(doc.strip().split("\n\n")[0].split())
+    paragraph = " ".join(doc.strip().split("\n\n")[0].split()).replace("``", "")
     end = paragraph.find(". ")
     return paragraph if end < 0 else paragraph[: end + 1]
 

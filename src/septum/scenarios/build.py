@@ -172,21 +172,20 @@ def _body(kvm: Kvm, task: TaskSpec) -> Callable[[], None]:
 
 
 def _settle(built: Built, epilogue: bool) -> Callable[[], None]:
-    """Judge the settled state, then a sequential epilogue.  The epilogue's outcome
-    depends on the settled state only, so it is run once per state."""
+    """Judge the settled state, then a sequential epilogue.  Their outcome depends on the
+    settled state only, so both are run once per state."""
     machine, kvm = built.machine, built.kvm
     mark = machine.mark()
 
     def settle() -> None:
         kvm.rcu.barrier()
-        built.monitors.settled()
-        if not epilogue or machine.findings:
-            return
         state = machine.fingerprint(mark)
         known = built.settled.get(state)
         if known is None:
             before = len(machine.findings)
-            _epilogue(built)
+            built.monitors.settled()
+            if epilogue and not machine.findings:
+                _epilogue(built)
             known = tuple(machine.findings[before:])
             built.settled[state] = known
         else:
@@ -201,7 +200,7 @@ def _epilogue(built: Built) -> None:
     machine, kvm, start = built.machine, built.kvm, built.scenario.start
     reached = set(machine.reached)
     steps: list[Callable[[], object]] = []
-    if not kvm.vm_dead.v:
+    if not kvm.vm_dead.v and built.view.keys_configured():
         if kvm.pre_fault_allowed.v:
             steps += [partial(OPERATIONS["fault"], kvm, 0, g) for g in range(start.slot_pages)]
         steps.append(partial(OPERATIONS["punch_hole"], kvm, 0, start.slot_pages))

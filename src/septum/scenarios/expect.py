@@ -83,9 +83,7 @@ def _row(where: str, row: Any) -> Expected:
     )
 
 
-def compare(
-    results: Iterable[CheckResult], expected: dict[tuple[str, str], Expected]
-) -> list[str]:
+def compare(results: Iterable[CheckResult], expected: dict[tuple[str, str], Expected]) -> list[str]:
     """Every difference, one line each; empty if all is as reviewed."""
     out: list[str] = []
     seen: set[tuple[str, str]] = set()

@@ -102,7 +102,7 @@ def search_near(ce: Counterexample, options: Options) -> CheckResult:
         small = minimise(built.program, len(built.program.bodies), found, Limits(options.steps))
         row.verdict = "violated"
         row.finding = small.finding
-        row.counterexample = record(built, small)
+        row.counterexample = replace(record(built, small), design=ce.design)
         row.other_findings = sorted(rule for rule in total.found if rule != small.finding.rule)
     row.seconds = perf_counter() - begun
     return row

@@ -23,7 +23,7 @@ class StartError(RuntimeError):
 
 
 def prepare(kvm: Kvm, start: Start) -> None:
-    """Arm zero-step lists (before their GFNs are mapped), map, accept, build and preset what ``start`` names."""
+    """Build, arm zero-step lists (before their GFNs are mapped), map, accept."""
     for gfn in start.built:
         ops.init_mem_region(kvm, gfn)
     for vcpu, gfn in start.zero_step:
@@ -38,6 +38,7 @@ def prepare(kvm: Kvm, start: Start) -> None:
     if problems or kvm.vm_dead.v:
         what = problems[0] if problems else None
         raise StartError(
-            f"the start state cannot be made: {what.rule}: {what.message}" if what
+            f"the start state cannot be made: {what.rule}: {what.message}"
+            if what
             else "the start state cannot be made: the VM is dead"
         )

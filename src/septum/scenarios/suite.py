@@ -118,7 +118,7 @@ _ALL: tuple[Scenario, ...] = (
         "the mirror's tables are removed while an RCU reader walks them",
         "Are tables freed children first, once, and not under a reader?",
         (
-            _host(op("release_gmem"), op("release_hkid"), op("destroy_mmu")),
+            _host(op("release_gmem"), op("release_hkid"), op("zap_table", 0, 3)),
             _host(op("walk", 0), name="reader"),
         ),
         Start(vcpus=1, mapped=(0, 2)),

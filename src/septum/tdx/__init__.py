@@ -30,10 +30,15 @@ and outputs as the guest sees them), ``retry`` (interrupted TDCALL; repeat it),
 
 The typed form of every call is a method: ``module.tdh_mem_page_aug(tdr, gpa, 0, hpa)``.
 Emitted for monitors (`Machine.emit`): ``tlb_flush(vcpu, lp)``, ``td_enter(vcpu, lp)``,
-``td_exit(vcpu, lp)``, ``sept(tdr, gpa, level, old, new)`` and
+``td_exit(vcpu, lp)``, ``sept(tdr, hpa_of_table, index, old, new)`` (one per entry written
+in place; the children of DEMOTE are part of its parent's change) and
 ``pamt(hpa, size, old_type, new_type)``.
+
+`make_td` builds a small TD by the real calls; `septum.tdx.show` prints tree, PAMT, vCPUs
+and locks; `TdxModule.describe` is the manual of a call.
 """
 
+from septum.tdx.build import BuiltTd, Layout, make_td
 from septum.tdx.config import QUIET, Conditions, Config, Tdmr, TdParams
 from septum.tdx.module import TdxModule
 from septum.tdx.profiles import PROFILES, Profile
@@ -43,9 +48,11 @@ from septum.tdx.status import Operand, decode
 __all__ = [
     "PROFILES",
     "QUIET",
+    "BuiltTd",
     "Conditions",
     "Config",
     "GuestResult",
+    "Layout",
     "Operand",
     "Profile",
     "Result",
@@ -53,4 +60,5 @@ __all__ = [
     "Tdmr",
     "TdxModule",
     "decode",
+    "make_td",
 ]

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from septum.machine.core import Halt, Machine
+from septum.machine import Halt, Machine
 from septum.machine.geometry import Geometry
 from septum.tdx.config import Conditions, Config, Tdmr, TdParams
 from septum.tdx.dump import dump, load

@@ -108,10 +108,8 @@ def tdh_vp_enter(c: Call) -> int:
         vcpu.entry_rip.poke(vcpu.rip.peek())
         vcpu.state.poke(VcpuState.ACTIVE)
         lp.guest.poke(vcpu.hpa)
-        stay = c.held[:keep]
-        del c.held[:keep]
+        del c.held[:keep]  # TDVPR and TDR stay locked; td_exit releases them
         c.release()
-        del stay  # TDVPR and TDR: released by td_exit
         c.regs.event = "td-entry"
         c.m.emit("td_enter", vcpu.hpa, c.lp)
     return TDX_SUCCESS
@@ -180,7 +178,7 @@ def _stepping_filter(c: Call, vcpu: Vcpu) -> int:
 # --- leaving the guest ---------------------------------------------------------------------
 
 
-def note_rip(module: TdxModule, vcpu: Vcpu, rip: int | None) -> None:
+def note_rip(vcpu: Vcpu, rip: int | None) -> None:
     """At every VM exit: progress of the guest clears the zero-step suspicion."""
     if rip is not None:
         vcpu.rip.poke(rip)

@@ -91,9 +91,8 @@ class Guest:
         self.intr_tests = 0
 
     def begin(self) -> None:
-        """A VM exit reached the module."""
-        with self.m.step("VM exit", self.vcpu.name):
-            note_rip(self.module, self.vcpu, self.cond.rip)
+        """A VM exit reached the module.  What it changes is the vCPU's own: no point."""
+        note_rip(self.vcpu, self.cond.rip)
 
     def interrupted(self, name: str) -> bool:
         """A pending-interrupt test."""
@@ -149,11 +148,10 @@ def on_ept_violation(g: Guest, gpa: int, qualification: int) -> GuestResult:
 
 def _inject_ve(g: Guest, gpa: int, qualification: int) -> GuestResult:
     """#VE, or #DF if the guest has not read the last one's information."""
-    with g.m.step("inject #VE", g.vcpu.name):
-        if g.vcpu.ve_info.peek() is not None:
-            return GuestResult("inject", vector=VECTOR_DF)
-        g.vcpu.ve_info.poke((EXIT_EPT_VIOLATION, qualification, gpa))
-        return GuestResult("inject", vector=VECTOR_VE)
+    if g.vcpu.ve_info.peek() is not None:
+        return GuestResult("inject", vector=VECTOR_DF)
+    g.vcpu.ve_info.poke((EXIT_EPT_VIOLATION, qualification, gpa))
+    return GuestResult("inject", vector=VECTOR_VE)
 
 
 def on_interrupt(g: Guest) -> GuestResult:
@@ -173,8 +171,7 @@ def on_access(g: Guest, gpa: int, write: bool) -> GuestResult:
     spot = g.module.sept.walk(g.td.root, gpa, 0)
     raw = spot.raw
     if raw & PS and raw & (_WRITE if write else _READ):
-        with g.m.step("access", g.vcpu.name):
-            g.vcpu.rip.poke(g.vcpu.rip.peek() + 4)
+        g.vcpu.rip.poke(g.vcpu.rip.peek() + 4)
         span = g.module.geometry.bytes_per_level(spot.level + 1) - 1
         return GuestResult("ok", hpa=(hpa_of(raw) & ~span) | (gpa & span))
     qualification = (_WRITE if write else _READ) | (raw & RWX) << 3
@@ -221,12 +218,11 @@ def tdg_vp_veinfo_get(g: Guest, regs: Mapping[str, int]) -> GuestResult:
 
     Source: src/td_dispatcher/vm_exits/tdg_vp_veinfo_get.c
     """
-    with g.m.step("TDG.VP.VEINFO.GET", g.vcpu.name):
-        info = g.vcpu.ve_info.peek()
-        if info is None:
-            return GuestResult("resume", rax=TDX_NO_VALID_VE_INFO)
-        g.vcpu.ve_info.poke(None)
-        return GuestResult("resume", rcx=info[0], rdx=info[1], r9=info[2])
+    info = g.vcpu.ve_info.peek()
+    if info is None:
+        return GuestResult("resume", rax=TDX_NO_VALID_VE_INFO)
+    g.vcpu.ve_info.poke(None)
+    return GuestResult("resume", rcx=info[0], rdx=info[1], r9=info[2])
 
 
 def _page_info(g: Guest, rcx: int, highest: int) -> tuple[int, int] | None:

@@ -8,6 +8,7 @@ pending-interrupt test may find one, from the same budget.  Budget 0 means none.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Final, NoReturn
 
@@ -30,12 +31,12 @@ from septum.tdx.guest import (
     on_tdcall,
 )
 from septum.tdx.leaves import SEAMCALL_NAMES, TDCALL_NAMES, TDH_VP_INIT, VERSIONED
-from septum.tdx.pamt import Pamt
+from septum.tdx.pamt import PageType, Pamt
 from septum.tdx.profiles import PROFILES, Profile
 from septum.tdx.regs import GuestResult, Result
 from septum.tdx.state import Kot, Lp, Td, Vcpu
 from septum.tdx.status import TDX_OPERAND_INVALID, Operand, decode
-from septum.tdx.tree import Sept, sept_page_of
+from septum.tdx.tree import Sept, Spot, sept_page_of
 
 __all__ = ["HANDLERS", "TdxModule"]
 
@@ -150,6 +151,24 @@ class TdxModule(TypedApi):
             index = self.geometry.index(gpa >> PAGE_SHIFT, level + 1)
             self.m.emit("sept", td.hpa, sept_page_of(word), index, old, raw)
 
+    def peek_sept(self, tdr: int, gpa: int, level: int) -> Spot:
+        """The S-EPT entry of ``gpa`` at ``level``, or where the walk stops: read inside
+        the current event (monitors)."""
+        return self.sept.peek(self.td(tdr).root, gpa, level)
+
+    def peek_pamt(self, hpa: int) -> tuple[PageType, int, int]:
+        """Type, owner and size of the page at ``hpa``, read inside the current event."""
+        leaf = self.pamt.leaf(hpa)
+        kind, owner = leaf.peek()
+        return kind, owner, leaf.size
+
+    def describe(self, call: str) -> str:
+        """The manual text of a call (``TDH.MEM.PAGE.AUG``): inputs, checks, effects."""
+        handler = HANDLERS.get(call) or TDCALLS.get(call)
+        if handler is None:
+            raise KeyError(call)
+        return f"{call}\n\n{inspect.getdoc(handler)}"
+
     def flush(self, vcpu: Vcpu, lp: int, regs: Result) -> None:
         """INVEPT: this LP's cached translations of the vCPU's TD are gone."""
         regs.flush = True
@@ -218,9 +237,10 @@ class TdxModule(TypedApi):
             left: int = budget.peek()
             if not left:
                 return 0
+            budget.poke(left)  # whatever is chosen, this event orders with the others
             status: int = self.m.choose(f"inject {name}", (0, *statuses))
             if status:
-                budget.poke(left - 1)
+                budget.set(left - 1)
                 self.m.reach(f"{name} injected {decode(status)}")
             return status
 
@@ -231,9 +251,12 @@ class TdxModule(TypedApi):
         budget = self.inject_budget
         with self.m.step("inject", budget.name):
             left: int = budget.peek()
-            if not left or not self.m.choose(f"interrupt {name}", (False, True)):
+            if not left:
                 return False
-            budget.poke(left - 1)
+            budget.poke(left)
+            if not self.m.choose(f"interrupt {name}", (False, True)):
+                return False
+            budget.set(left - 1)
             return True
 
     # --- guest ---------------------------------------------------------------------------

@@ -37,10 +37,16 @@ class Locks:
             return self._walk(_int(inputs["hpa"]), inputs["size"], acquire, exclusive)
         lock = self._lock(which, inputs)
         before = [hex(lock.raw)]
+        ok = True
         if isinstance(lock, Mutex8):
-            ok = lock.acquire() if acquire else _done(lock.release())
+            if acquire:
+                ok = lock.acquire()
+            else:
+                lock.release()
+        elif acquire:
+            ok = lock.acquire(exclusive)
         else:
-            ok = lock.acquire(exclusive) if acquire else _done(lock.release(exclusive))
+            lock.release(exclusive)
         return {"ok": int(ok), "before": before, "after": [hex(lock.raw)]}
 
     def _lock(self, which: str, inputs: Mapping[str, Any]) -> ShareX | Mutex8:
@@ -53,7 +59,8 @@ class Locks:
         if which == "kot":
             return self.module.kot.lock
         if which == "wbcache":
-            return self.module.kot.wbcache[inputs["pkg"]]
+            package: int = inputs["pkg"]
+            return self.module.kot.wbcache[package]
         if which == "pamt":
             return self.module.pamt.entry(_int(inputs["hpa"]), inputs["size"]).lock
         raise ValueError(f"unknown lock {which!r}")
@@ -95,10 +102,6 @@ class Locks:
 
 def _word(word: Word) -> str:
     return hex(int(bool(word.v & LOCK_BIT)) | 2 * bool(word.v & HP_BIT))
-
-
-def _done(_: None) -> bool:
-    return True
 
 
 def _int(value: str | int) -> int:

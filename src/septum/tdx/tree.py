@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from septum.machine.core import Machine
+from septum.machine import Machine
 from septum.machine.dependency import READ, WRITE
 from septum.machine.geometry import PAGE_SHIFT, Geometry
 from septum.machine.memory import FREED, LIVE, Page, Word

@@ -25,6 +25,7 @@ __all__ = [
     "PageFault",
     "PagetableWalk",
     "PagingElement",
+    "Parser",
     "PrepareZapPage",
     "SetSpte",
     "SplitHugePage",
@@ -34,6 +35,7 @@ __all__ = [
     "UnmapHvaRange",
     "ZapAllFast",
     "parse_payload",
+    "spte_changed",
 ]
 
 
@@ -291,16 +293,17 @@ Event = (
 )
 
 _Groups = tuple[str, ...]
-_Parser = tuple[re.Pattern[str], Callable[[_Groups], Event]]
+Parser = tuple[Callable[[str], re.Match[str] | None], Callable[[_Groups], Event]]
+"""A pattern's fullmatch for the payload, and the event from its groups."""
 
 
-def _pattern(text: str) -> re.Pattern[str]:
+def _pattern(text: str) -> Callable[[str], re.Match[str] | None]:
     """H: up to 16 hex digits (u64).  D: a decimal number.  U: a u8.  B: 0 or 1."""
     hexa, number = r"(?:0x)?([0-9a-f]{1,16})", r"(\d{1,10})"
     byte = r"(1?\d?\d|2[0-4]\d|25[0-5])"
     text = text.replace("<H>", hexa).replace("<D>", number)
     text = text.replace("<U>", byte).replace("<B>", "([01])")
-    return re.compile(text, re.ASCII)
+    return re.compile(text, re.ASCII).fullmatch
 
 
 _SP = (
@@ -330,7 +333,7 @@ def _zap_page_plugin(g: _Groups) -> Event:
     return PrepareZapPage(None, int(g[0]), bool(g[1]), g[2])
 
 
-def _spte_changed(g: _Groups) -> Event:
+def spte_changed(g: _Groups) -> SpteChanged:
     return SpteChanged(int(g[0]), int(g[1], 16), int(g[2]), int(g[3], 16), int(g[4], 16))
 
 
@@ -362,9 +365,9 @@ def _mark_mmio(g: _Groups) -> Event:
     return MarkMmioSpte(g[0], int(g[1], 16), int(g[2], 16), int(g[3], 16))
 
 
-PARSERS: Final[dict[str, tuple[_Parser, ...]]] = {
+PARSERS: Final[dict[str, tuple[Parser, ...]]] = {
     "kvm_tdp_mmu_spte_changed": (
-        (_pattern("as id <U> gfn <H> level <U> old_spte <H> new_spte <H>"), _spte_changed),
+        (_pattern("as id <U> gfn <H> level <U> old_spte <H> new_spte <H>"), spte_changed),
     ),
     "kvm_mmu_set_spte": (
         (_pattern(r"gfn <H> spte <H> \(([-rwxu]{3,4})\) level <U> at <H>"), _set_spte),
@@ -430,8 +433,8 @@ PARSERS: Final[dict[str, tuple[_Parser, ...]]] = {
 
 def parse_payload(name: str, payload: str) -> Event | None:
     """The event, or None if ``name`` is not read here or the payload is not its own."""
-    for pattern, build in PARSERS.get(name, ()):
-        match = pattern.fullmatch(payload)
+    for fullmatch, build in PARSERS.get(name, ()):
+        match = fullmatch(payload)
         if match is not None:
             return build(match.groups(""))
     return None

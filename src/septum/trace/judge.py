@@ -21,7 +21,6 @@ docs/replay.md.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,7 +29,15 @@ from septum.kvm.spte import is_shadow_present_pte, spte_to_pfn
 from septum.kvm.versions import FROZEN_VALUES, NPT, KernelVersion
 from septum.trace.events import SpteChanged
 from septum.trace.removal import Removals
-from septum.trace.rules import Finding, Where, describe_spte, misplaced, single_line_faults
+from septum.trace.rules import (
+    Finding,
+    Where,
+    describe_spte,
+    finding_at,
+    is_ordinary,
+    misplaced,
+    single_line_faults,
+)
 
 __all__ = ["WINDOW", "Judge"]
 
@@ -96,8 +103,9 @@ class Judge:
             self._report("WARN:__handle_changed_spte", at, f"{problem}; the line was not used")
             return
         fmt = self.tables.format or NPT
-        for rule, message in single_line_faults(event, self.tables, fmt):
-            self._report(rule, at, f"{_entry(event)}: {message}")
+        if not is_ordinary(old, new, level, fmt):
+            for rule, message in single_line_faults(event, self.tables, fmt):
+                self._report(rule, at, f"{_entry(event)}: {message}")
         self.removals.before_change(at, event, self.version)
         key = gfn << 16 | level << 8 | as_id
         if not (self._debts and self._pay(key, at, event)):
@@ -152,14 +160,17 @@ class Judge:
         unseen = tables.unseen
         table = tables.find(as_id, gfn, level, old, new)
         index = gfn >> tables.shifts[level - 1] & (tables.size - 1)
-        last = table.value(index)
+        last = table.entries.get(index)
+        listed = last is not None
+        if last is None:
+            last = table.value(index)
         if last == old:
-            if level > 1 or index in table.entries:
+            if listed or level > 1:
                 self._known_tasks.add(at.pid)
         elif last == UNKNOWN:
             if tables.unseen != unseen:
                 self._met_unseen(table, at, event)
-        elif tables.expects(last, old, level, split=index not in table.entries):
+        elif tables.expects(last, old, level, split=not listed):
             self.hidden_bits += 1
             self._known_tasks.add(at.pid)
         elif self._is_late(key, at, event):
@@ -193,7 +204,7 @@ class Judge:
             f" ({describe_spte(event.old_spte, event.level, fmt)}) does not follow {last:x}"
             f" ({describe_spte(last, event.level, fmt)}){of_line}"
         )
-        self._owe(key, at, event.level, last, event.old_spte, _finding("I20", at, message))
+        self._owe(key, at, event.level, last, event.old_spte, finding_at("I20", at, message))
         return table
 
     def _is_late(self, key: int, at: Where, event: SpteChanged) -> bool:
@@ -211,7 +222,7 @@ class Judge:
     def _met_unseen(self, table: Table, at: Where, event: SpteChanged) -> None:
         if self.closed and at.pid in self._known_tasks:
             message = f"{_entry(event)}: no line linked the table that holds this entry"
-            self._orphans.append(Orphan(table, self._seq, _finding("I20-link", at, message)))
+            self._orphans.append(Orphan(table, self._seq, finding_at("I20-link", at, message)))
 
     def _check_page(self, at: Where, event: SpteChanged) -> None:
         user = self.tables.pages.get(spte_to_pfn(event.new_spte))
@@ -313,18 +324,14 @@ class Judge:
             f" line removed {value:x} ({describe_spte(value, table.level, fmt)}){more}"
         )
         key = gfn << 16 | table.level << 8 | table.as_id
-        finding = _finding("I20-removal", at, message)
+        finding = finding_at("I20-removal", at, message)
         if is_shadow_present_pte(value) and len(left) == 1:
             self._owe(key, at, table.level, value, self.tables.empty, finding)
         else:
             self.findings.append(finding)
 
     def _report(self, rule: str, at: Where, message: str) -> None:
-        self.findings.append(_finding(rule, at, message))
-
-
-def _finding(rule: str, at: Where, message: str) -> Finding:
-    return Finding(rule, at.line, message, at.time, at.cpu, f"{at.comm}-{at.pid}")
+        self.findings.append(finding_at(rule, at, message))
 
 
 def _entry(event: SpteChanged) -> str:

@@ -32,10 +32,20 @@ class Announced:
     level: int
     gfn: int | None
     as_id: int = -1
-    frozen: bool = False
+    last: int = -1
+    """The last child's gfn, -1 before the first."""
 
     def holds(self, event: SpteChanged, shift: int) -> bool:
         return self.level == event.level and self.gfn in (None, event.gfn >> shift << shift)
+
+
+@dataclass(slots=True)
+class Dying:
+    """A table that a line of a task took out of its parent."""
+
+    at: Where
+    table: Table
+    last: int = -1
 
 
 @dataclass(slots=True)
@@ -43,7 +53,7 @@ class Task:
     """What one task is removing."""
 
     announced: list[Announced] = field(default_factory=list)
-    dying: list[tuple[Where, Table]] = field(default_factory=list)
+    dying: list[Dying] = field(default_factory=list)
     settled: bool = False
     """It logged a line outside a removal, or the start of one."""
 
@@ -86,27 +96,30 @@ class Removals:
         shift = self.tables.shifts[event.level]
         base = event.gfn >> shift << shift
         keep = len(task.dying)
-        while keep and not self._within(task.dying[keep - 1][1], event, base):
+        while keep and not self._within(task.dying[keep - 1].table, event, base):
             keep -= 1
         if keep < len(task.dying):
             self._drop(task, keep)
         if version is None or not task.settled or not self.prepare_seen:
             return
+        entry = f"as_id {event.as_id} gfn {event.gfn:x} level {event.level}"
+        table: Announced | Dying | None
         if version.parent_first:
-            if keep or (version.freezes_live_entries and event.level > 1):
+            if version.freezes_live_entries and event.level > 1:
                 return
+            table = task.dying[keep - 1] if keep else None
         else:
-            for announced in reversed(task.announced):
-                if announced.holds(event, shift):
-                    announced.frozen = True
-                    announced.as_id = event.as_id
-                    return
-        self._report(
-            "I9",
-            at,
-            f"as_id {event.as_id} gfn {event.gfn:x} level {event.level}: frozen, but this task"
-            " is not removing the table that holds the entry",
-        )
+            open_ones = reversed(task.announced)
+            table = next((a for a in open_ones if a.holds(event, shift)), None)
+        if table is None:
+            why = "frozen, but this task is not removing the table that holds the entry"
+            self._report("I9", at, f"{entry}: {why}")
+            return
+        if event.gfn <= table.last:
+            self._report("I20-removal", at, f"{entry}: frozen after gfn {table.last:x}")
+        table.last = event.gfn
+        if isinstance(table, Announced):
+            table.as_id = event.as_id
 
     @staticmethod
     def _within(table: Table, event: SpteChanged, base: int) -> bool:
@@ -123,7 +136,7 @@ class Removals:
         task.announced.clear()
         if version is None or version.parent_first:
             return
-        if not outermost.frozen or outermost.gfn is None:
+        if outermost.last < 0 or outermost.gfn is None:
             return
         shift = self.tables.shifts[outermost.level]
         mine = event.level == outermost.level + 1 and event.gfn == outermost.gfn >> shift << shift
@@ -137,13 +150,13 @@ class Removals:
 
     def unlinked(self, at: Where, table: Table) -> None:
         """A line of the task took ``table`` out of its parent."""
-        self._task(at.pid).dying.append((at, table))
+        self._task(at.pid).dying.append(Dying(at, table))
 
     def _drop(self, task: Task, keep: int) -> None:
-        for at, table in task.dying[keep:]:
-            left = self.tables.drop(table)
+        for dying in task.dying[keep:]:
+            left = self.tables.drop(dying.table)
             if left:
-                self._leftover(at, table, left)
+                self._leftover(dying.at, dying.table, left)
         del task.dying[keep:]
 
     def finish(self) -> None:
@@ -153,8 +166,8 @@ class Removals:
     def clear(self) -> None:
         """Events were lost."""
         for task in self._tasks.values():
-            for _, table in task.dying:
-                self.tables.drop(table)
+            for dying in task.dying:
+                self.tables.drop(dying.table)
         self._tasks.clear()
 
     def _task(self, pid: int) -> Task:

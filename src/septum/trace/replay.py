@@ -13,26 +13,36 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from septum.kvm.shadow import ShadowTables
-from septum.kvm.versions import FROZEN_VALUES, KERNELS, KernelVersion
+from septum.kvm.versions import KERNELS, KernelVersion
 from septum.trace.events import (
     PARSERS,
+    Event,
     GetPage,
+    Parser,
     PrepareZapPage,
     SpteChanged,
-    SpteRequested,
-    parse_payload,
+    spte_changed,
 )
 from septum.trace.judge import Judge
 from septum.trace.result import ReplayResult, Sample, Unreadable
-from septum.trace.rules import Finding, Where
+from septum.trace.rules import Where, finding_at
 from septum.trace.source import MAX_LINE, Lines, TraceInputError, open_trace
-from septum.trace.text import BufferStarted, Header, Lost, Record, parse_line, task_name
+from septum.trace.text import (
+    BufferStarted,
+    Header,
+    Lost,
+    match_envelope,
+    parse_line,
+    task_name,
+)
 from septum.trace.unobservable import unobservable
 
 __all__ = ["Replay", "replay"]
 
 KEPT_UNREADABLE: Final = 8
 MAX_SAMPLES: Final = 256
+_USED: Final = frozenset(("kvm_mmu_get_page", "kvm_mmu_prepare_zap_page"))
+"""Events that are read; the others are checked and counted."""
 _MMU_ACTIVITY: Final = frozenset(
     ("kvm_page_fault", "fast_page_fault", "kvm_mmu_spte_requested", "kvm_mmu_set_spte")
 )
@@ -49,7 +59,6 @@ class Replay:
         self.result.kernel = kernel
         if kernel is not None:
             self._settle_version(KERNELS[kernel])
-        self._comms: dict[str, str] = {}
         self._last_line: dict[int, int] = {}
         """Per CPU, the last line it wrote."""
         self._lossy: set[int] = set()
@@ -60,7 +69,6 @@ class Replay:
         self._steps_back = 0
         self._entries = 0
         self._records = 0
-        self._other_lines = 0
         self._stride = 1
         self._until_sample = 0
         self._old_access = False
@@ -69,18 +77,21 @@ class Replay:
 
     def feed(self, lines: list[str]) -> None:
         """The next lines, without their line ends."""
+        result = self.result
         for line in lines:
-            self.result.lines += 1
-            parsed = parse_line(line)
-            if type(parsed) is Record:
-                self._record(parsed)
-            elif parsed is not None:
-                self._mark(parsed)
+            result.lines += 1
+            match = match_envelope(line)
+            if match is not None:
+                self._record(match.groups(""))
+            elif line:
+                self._mark(parse_line(line))
 
-    def _mark(self, parsed: Record | Header | Lost | BufferStarted | str) -> None:
+    def _mark(self, parsed: tuple[str, ...] | Header | Lost | BufferStarted | str | None) -> None:
+        if parsed is None:
+            return
         if isinstance(parsed, str):
             self.unreadable(self.result.lines, parsed)
-        elif isinstance(parsed, Record):
+        elif isinstance(parsed, tuple):
             self._record(parsed)
         elif isinstance(parsed, Header):
             self._header(parsed)
@@ -113,71 +124,67 @@ class Replay:
         if len(self.result.first_unreadable) < KEPT_UNREADABLE:
             self.result.first_unreadable.append(Unreadable(line, reason))
 
-    def _record(self, record: Record) -> None:
-        result, number = self.result, self.result.lines
+    def _record(self, record: tuple[str, ...]) -> None:
+        comm, pid, cpu_text, time_text, name, payload = record
         self._records += 1
-        name = record.name
-        result.events[name] = result.events.get(name, 0) + 1
-        late = record.time < self._latest
+        cpu, time = int(cpu_text), float(time_text)
+        at = Where(self.result.lines, time, cpu, int(pid), comm)
+        late = time < self._latest
         if late:
-            self._step_back(record)
+            self._step_back(at)
         else:
-            self._latest = record.time
-        if name in PARSERS:
-            event = parse_payload(name, record.payload)
-            if event is None and "\0" in record.payload:
-                event = parse_payload(name, record.payload.replace("\0", ""))
-            if event is None:
-                self._bad_payload(record)
-            elif type(event) is SpteChanged:
-                self._spte_changed(record, event, late)
-            else:
-                self._other(record, event)
-        self._last_line[record.cpu] = number
+            self._latest = time
+        parsers = PARSERS.get(name)
+        if parsers is None or self._payload(at, name, payload, parsers, late):
+            events = self.result.events
+            events[name] = events.get(name, 0) + 1
+        self._last_line[cpu] = at.line
 
-    def _bad_payload(self, record: Record) -> None:
-        result = self.result
-        result.events[record.name] -= 1
-        if not result.events[record.name]:
-            del result.events[record.name]
-        text = record.payload[:40] + ("..." if len(record.payload) > 40 else "")
-        self.unreadable(result.lines, f"{record.name} has other fields: {task_name(text)!r}")
+    def _payload(
+        self, at: Where, name: str, payload: str, parsers: tuple[Parser, ...], late: bool
+    ) -> bool:
+        """Use the event; False if its text cannot be read."""
+        for fullmatch, build in parsers:
+            match = fullmatch(payload)
+            if match is not None:
+                if build is spte_changed:
+                    self._spte_changed(at, spte_changed(match.groups("")), late)
+                elif name in _USED:
+                    self._other(at, build(match.groups("")))
+                elif not self._started and name in _MMU_ACTIVITY:
+                    self._begin(mid_life=True)
+                return True
+        clean = payload.replace("\0", "").rstrip()
+        if clean != payload:
+            return self._payload(at, name, clean, parsers, late)
+        text = task_name(payload[:40]) + ("..." if len(payload) > 40 else "")
+        self.unreadable(at.line, f"{name} has other fields: {text!r}")
+        return False
 
-    def _step_back(self, record: Record) -> None:
+    def _step_back(self, at: Where) -> None:
         """In a trace file: lines were exchanged.  From a pipe: the line is late."""
         self._steps_back += 1
-        at = self._where(record)
         if self._sorted:
-            message = f"time stamp {record.time:.6f} steps back from {self._latest:.6f}"
-            self.judge.findings.append(
-                Finding("ORDER", at.line, message, at.time, at.cpu, f"{at.comm}-{at.pid}")
-            )
+            message = f"time stamp {at.time:.6f} steps back from {self._latest:.6f}"
+            self.judge.findings.append(finding_at("ORDER", at, message))
         elif self.judge.findings:
-            since = [f.line for f in self.judge.findings if f.time < record.time]
+            since = [f.line for f in self.judge.findings if f.time < at.time]
             self.judge.withdraw(max(since, default=0))
 
     # -------------------------------------------------------------------- events
 
-    def _where(self, record: Record) -> Where:
-        comm = self._comms.get(record.comm)
-        if comm is None:
-            if len(self._comms) > 4096:
-                self._comms.clear()
-            comm = self._comms[record.comm] = task_name(record.comm)
-        return Where(self.result.lines, record.time, record.cpu, record.pid, comm)
-
-    def _spte_changed(self, record: Record, event: SpteChanged, late: bool) -> None:
+    def _spte_changed(self, at: Where, event: SpteChanged, late: bool) -> None:
         if not self._started:
             self._begin(mid_life=True)
-        if self.version is None or event.new_spte in FROZEN_VALUES:
+        if self.version is None:
             self._guess_version(event)
         if late and not self._sorted:
-            self.judge.late(self._where(record), event)
+            self.judge.late(at, event)
         else:
-            self.judge.spte_changed(self._where(record), event)
+            self.judge.spte_changed(at, event)
         self._until_sample -= 1
         if self._until_sample < 0:
-            self._sample(record.time)
+            self._sample(at.time)
 
     def _begin(self, *, mid_life: bool) -> None:
         self._started = True
@@ -185,16 +192,11 @@ class Replay:
             self._mid_life = True
             self.judge.closed = False
 
-    def _other(self, record: Record, event: object) -> None:
+    def _other(self, at: Where, event: Event) -> None:
         if isinstance(event, GetPage):
             self._get_page(event)
         elif isinstance(event, PrepareZapPage):
-            self.judge.removals.prepare_zap(self._where(record), event)
-        elif isinstance(event, SpteRequested):
-            if event.access is not None:
-                self._settle_version(KERNELS["7.3"])
-        if not self._started and record.name in _MMU_ACTIVITY:
-            self._begin(mid_life=True)
+            self.judge.removals.prepare_zap(at, event)
 
     def _get_page(self, event: GetPage) -> None:
         tables = self.result.tables
@@ -274,7 +276,7 @@ class Replay:
             or result.lost_events
             or self._lossy
             or result.unreadable
-            or self._entries > self._records + self._other_lines
+            or self._entries > self._records
         )
         return result
 
@@ -320,7 +322,9 @@ class Replay:
                 " start was not recorded"
             )
         if judge.withdrawn:
-            notes.append(f"{judge.withdrawn} findings were withdrawn: lost or late lines may explain them")
+            notes.append(
+                f"{judge.withdrawn} findings were withdrawn: lost or late lines may explain them"
+            )
 
 
 def replay(

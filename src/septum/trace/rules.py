@@ -14,11 +14,28 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from septum.kvm.shadow import MAX_LEVEL, ShadowTables, is_leaf, is_table
-from septum.kvm.spte import PT_WRITABLE_MASK, is_shadow_present_pte, spte_to_pfn
+from septum.kvm.spte import (
+    PT_WRITABLE_MASK,
+    SPTE_BASE_ADDR_MASK,
+    SPTE_MMU_PRESENT_MASK,
+    is_shadow_present_pte,
+    spte_to_pfn,
+)
 from septum.kvm.versions import EMPTY_VALUES, FROZEN_VALUES, SpteFormat
 from septum.trace.events import SpteChanged
+from septum.trace.text import task_name
 
-__all__ = ["RULES", "Finding", "Rule", "Where", "describe_spte", "single_line_faults"]
+__all__ = [
+    "RULES",
+    "Finding",
+    "Rule",
+    "Where",
+    "describe_spte",
+    "finding_at",
+    "is_ordinary",
+    "misplaced",
+    "single_line_faults",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +58,8 @@ RULES: Final = {
         Rule(
             "I20-removal",
             "When a page table goes, its parent and each of its present entries (all"
-            " entries, if removed under the shared lock) has a line of the same task;"
-            " 7.3 logs the children first, 6.1 and 6.12 the parent.",
+            " entries, if removed under the shared lock) has a line of the same task, in"
+            " ascending order; 7.3 logs the children first, 6.1 and 6.12 the parent.",
             "handle_removed_pt(), tdp_mmu.c; facts 4.4, 8.4",
         ),
         Rule(
@@ -91,7 +108,7 @@ RULES: Final = {
 
 
 class Where(NamedTuple):
-    """Where a line stands, and who wrote it."""
+    """Where a line stands, and who wrote it (``comm`` as in the text)."""
 
     line: int
     time: float
@@ -108,6 +125,10 @@ class Finding:
     time: float = 0.0
     cpu: int = -1
     task: str = ""
+
+
+def finding_at(rule: str, at: Where, message: str) -> Finding:
+    return Finding(rule, at.line, message, at.time, at.cpu, f"{task_name(at.comm)}-{at.pid}")
 
 
 _LEVELS: Final = {1: "4K", 2: "2M", 3: "1G", 4: "512G", 5: "256T"}
@@ -129,6 +150,18 @@ def describe_spte(spte: int, level: int, fmt: SpteFormat) -> str:
         for letter, bit in (("W", PT_WRITABLE_MASK), ("D", fmt.dirty), ("A", fmt.accessed))
     )
     return f"leaf {_LEVELS.get(level, level)} pfn {spte_to_pfn(spte):x} {bits}"
+
+
+def is_ordinary(old: int, new: int, level: int, fmt: SpteFormat) -> bool:
+    """A quick test that most lines pass: `single_line_faults` has nothing to say."""
+    if not new & SPTE_MMU_PRESENT_MASK:
+        return bool(old & SPTE_MMU_PRESENT_MASK) and (new in EMPTY_VALUES or new in FROZEN_VALUES)
+    if level > 1 or old == new or old in FROZEN_VALUES:
+        return False
+    if old & SPTE_MMU_PRESENT_MASK and (old ^ new) & SPTE_BASE_ADDR_MASK:
+        return False
+    writable = fmt.host_writable | fmt.mmu_writable
+    return new & writable == writable or not new & (fmt.mmu_writable | PT_WRITABLE_MASK)
 
 
 def single_line_faults(
