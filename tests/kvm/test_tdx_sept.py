@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from errno import EBUSY, EIO
+from typing import Any
 
 import pytest
 from tdx_rig import (
@@ -138,8 +139,8 @@ def test_vp_enter_bypasses_the_entropy_loop() -> None:
 # --- removing -----------------------------------------------------------------------------
 
 
-def mapped(**options: object) -> TdxRig:
-    rig = TdxRig(**options)  # type: ignore[arg-type]
+def mapped(**options: Any) -> TdxRig:
+    rig = TdxRig(**options)
     rig.fault(0)
     rig.take()
     return rig
@@ -179,9 +180,7 @@ def test_zap_is_block_track_remove_wbinvd() -> None:
         ({TRACK: [BUSY, BUSY]}, [BLOCK, TRACK, TRACK, REMOVE], ["BUG:tdx_track"]),
     ],
 )
-def test_removal_failure(
-    script: dict[str, list[int]], made: list[str], rules: list[str]
-) -> None:
+def test_removal_failure(script: dict[str, list[int]], made: list[str], rules: list[str]) -> None:
     rig = mapped()
     rig.script = script
     rig.zap(0, 1)
@@ -232,9 +231,7 @@ def test_before_finalize_there_is_no_track() -> None:
 def test_removal_needs_the_write_lock() -> None:
     rig = mapped()
     rig.kvm.mmu_lock.read_lock()
-    ret = rig.fn.tdx_sept_set_private_spte(
-        rig.kvm, 0, leaf(rig, 0).v, SHADOW_NONPRESENT_VALUE, 1
-    )
+    ret = rig.fn.tdx_sept_set_private_spte(rig.kvm, 0, leaf(rig, 0).v, SHADOW_NONPRESENT_VALUE, 1)
     rig.kvm.mmu_lock.read_unlock()
     assert ret == 0
     assert set(rig.rules) == {"I10"}

@@ -29,7 +29,9 @@ class _Septum(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
-            return None
+            from septum.cli.errors import unknown
+
+            raise unknown("command", cmd_name, _COMMANDS, "septum --help lists them")
         command = importlib.import_module(f"septum.cli.{cmd_name}").command
         assert isinstance(command, click.Command)
         return command
@@ -37,6 +39,10 @@ class _Septum(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            from septum.cli.errors import wrong_usage
+
+            raise wrong_usage(error) from None
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except KeyboardInterrupt:

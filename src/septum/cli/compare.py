@@ -64,6 +64,7 @@ def command(
                 (bad.design, replay(ce)),
                 (good.design, follow(ce, good.design)),
                 rule=ce.finding.rule,
+                upto=ce.finding.step,
                 scenario=bad.scenario,
                 width=columns,
                 paint=painter(),

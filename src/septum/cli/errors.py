@@ -15,7 +15,7 @@ import click
 
 from septum.report.layout import clean
 
-__all__ = ["Problem", "problem", "unknown"]
+__all__ = ["Problem", "problem", "unknown", "wrong_usage"]
 
 
 class Problem(click.ClickException):
@@ -46,3 +46,10 @@ def problem(error: Exception) -> Problem:
             "SEPTUM_DEBUG=1 in the environment shows where"
         )
     )
+
+
+def wrong_usage(error: click.UsageError) -> Problem:
+    """A command line that cannot be understood."""
+    command = error.ctx.command_path if error.ctx is not None else "septum"
+    message = error.format_message().rstrip(".")
+    return Problem(clean(f"{message}; {command} --help shows what there is"))

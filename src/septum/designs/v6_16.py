@@ -125,7 +125,6 @@ def __tdp_mmu_set_spte_atomic(kvm: Kvm, iter: TdpIter, new_spte: int) -> int:
     if is_mirror_sptep(iter.sptep) and not is_frozen_spte(new_spte):
         # Users of atomic zapping do not operate on mirror roots.
         if KVM_BUG_ON(not is_shadow_present_pte(new_spte), kvm, name, "new SPTE is not present"):
-            kvm.m.blame(iter.sptep)
             return -EBUSY
         return int(
             kvm.fn.set_external_spte_present(
@@ -142,9 +141,7 @@ def tdp_mmu_set_spte_atomic(kvm: Kvm, iter: TdpIter, new_spte: int) -> int:
     ret: int = kvm.fn.__tdp_mmu_set_spte_atomic(kvm, iter, new_spte)
     if ret:
         return ret
-    kvm.fn.handle_changed_spte(
-        kvm, iter.as_id, iter.gfn, iter.old_spte, new_spte, iter.level, True
-    )
+    kvm.fn.handle_changed_spte(kvm, iter.as_id, iter.gfn, iter.old_spte, new_spte, iter.level, True)
     return 0
 
 

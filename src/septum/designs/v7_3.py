@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """``v7.3`` (D7): the protocol as merged (facts 4.1-4.4, 6.1-6.5; mmu/tdp_mmu.c of 7.3).
 
-The base of the chain, hence the complete text of every function that any design touches.
+Merged in the 7.2 cycle as fifteen small patches (facts 6.1), whose complete text this is; it
+follows ``feb10-sp`` in the chain, and the floor has the TDX side (dispatch T-rm: whatever
+was present is removed) and the split loop, without the private huge pages of that branch.
 
 Every change of an SPTE goes through ``__handle_changed_spte``, which alone propagates it
 to the S-EPT, before the trace line and the statistics.  Under mmu_lock held for read a
@@ -18,7 +20,6 @@ from typing import Final
 from septum.kvm.bug import BUG, WARN_ON, lockdep_assert_held_read, lockdep_assert_held_write
 from septum.kvm.spte import (
     FROZEN_SPTE,
-    PG_LEVEL_4K,
     VMX_EPT_ACCESS_BIT,
     check_spte_writable_invariants,
     is_frozen_spte,
@@ -35,12 +36,32 @@ from septum.kvm.spte import (
 )
 from septum.kvm.structs import Kvm, KvmMmuPage, PageTable, Spte
 from septum.kvm.tdp_iter import TdpIter
-from septum.kvm.tdp_mmu import trace_kvm_tdp_mmu_spte_changed
+from septum.kvm.tdp_mmu import (
+    tdp_mmu_alloc_sp_for_split,
+    tdp_mmu_alloc_sp_unlocked,
+    tdp_mmu_split_huge_pages_root,
+    trace_kvm_tdp_mmu_spte_changed,
+)
+from septum.kvm.tdx_sept import tdx_sept_free_private_spt, tdx_sept_set_private_spte
 from septum.kvm.x86 import KVM_BUG_ON
 
 NAME: Final = "v7.3"
-PREDECESSOR: Final = None
+PREDECESSOR: Final = "feb10-sp"
 CAPABILITIES: Final = frozenset({"mirror"})
+
+ALSO: Final = (
+    tdp_mmu_alloc_sp_for_split,
+    tdp_mmu_alloc_sp_unlocked,
+    tdp_mmu_split_huge_pages_root,
+    tdx_sept_free_private_spt,
+    tdx_sept_set_private_spte,
+)
+DROPS: Final = (
+    "reclaim_external_spt",
+    "tdh_mem_page_demote",
+    "tdx_sept_reclaim_private_spt",
+    "tdx_sept_split_private_spte",
+)
 
 
 # --- setting an SPTE --------------------------------------------------------------------
@@ -178,18 +199,6 @@ def handle_removed_pt(kvm: Kvm, pt: PageTable, shared: bool) -> None:
     sp.spt.call_rcu(lambda: kvm.fn.tdp_mmu_free_sp_rcu_callback(kvm, sp))
 
 
-def freeze_removed_spte(kvm: Kvm, sptep: Spte) -> int:
-    """Exchange until the value is nobody's: whoever froze the entry stores once more,
-    and that store must not survive (in the kernel inline in handle_removed_pt)."""
-    while True:
-        old_spte: int = kvm.fn.kvm_tdp_mmu_write_spte_atomic(kvm, sptep, FROZEN_SPTE)
-        if not is_frozen_spte(old_spte):
-            return old_spte
-        kvm.m.blame(sptep)
-        kvm.m.reach("handle_removed_pt met FROZEN_SPTE")
-        kvm.m.retry("handle_removed_pt")
-
-
 # --- freeing tables -------------------------------------------------------------
 
 
@@ -242,8 +251,3 @@ def set_external_spte(kvm: Kvm, gfn: int, old_spte: int, new_spte: int, level: i
 def free_external_spt(kvm: Kvm, sp: KvmMmuPage) -> None:
     """kvm_x86_call(free_external_spt)."""
     kvm.fn.tdx_sept_free_private_spt(kvm, sp)
-
-
-def gmem_max_mapping_level(kvm: Kvm, pfn: int, is_private: bool) -> int:
-    """kvm_x86_call(gmem_max_mapping_level), tdx_gmem_max_mapping_level(): 0 is no limit."""
-    return PG_LEVEL_4K if is_private and kvm.has_mirrored_tdp else 0

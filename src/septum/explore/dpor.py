@@ -68,6 +68,7 @@ def explore(
     stack: list[_Node] = []
     analysis = Analysis(tasks)
     prefix: list[Decision] = []
+    path: list[Decision] = []  # the decisions of the current branch
     sleep: dict[int, list[Access]] = {}
     while True:
         execution = program.run(prefix, sleep, policy, limits)
@@ -81,12 +82,13 @@ def explore(
             if on_execution is not None:
                 on_execution(execution)
             _extend(stack, execution, analysis)
+            path = execution.decisions
             if progress is not None:
                 progress(result)
         if first and result.found:
             result.bounds_hit.append("stopped at the first finding")
             break
-        chosen = _next(stack)
+        chosen = _next(stack, path)
         if chosen is None:
             result.complete = not result.bounds_hit
             break
@@ -109,11 +111,9 @@ def explore(
 def _extend(stack: list[_Node], execution: Execution, analysis: Analysis) -> None:
     """Push the new nodes of an execution and add the backtrack points its races ask for."""
     kept = max(len(stack) - 1, 0)  # the last node's step is new in this run
-    steps = steps_of(execution.events)
     analysis.cut(kept)
     races: list[tuple[int, int]] = []
-    for d in range(kept, len(steps)):
-        step = steps[d]
+    for d, step in enumerate(steps_of(execution.events, analysis.steps), kept):
         if d < len(stack):
             node = stack[d]
             node.step = step
@@ -162,31 +162,30 @@ def _add(stack: list[_Node], analysis: Analysis, races: list[tuple[int, int]]) -
             node.backtrack.add(candidates[0])
 
 
-def _next(stack: list[_Node]) -> tuple[list[Decision], dict[int, list[Access]]] | None:
+def _next(
+    stack: list[_Node], path: list[Decision]
+) -> tuple[list[Decision], dict[int, list[Access]]] | None:
     """The next branch to run: deepest first.  Pops what is finished."""
     while stack:
         node = stack[-1]
         step = node.step
-        # Another option of the last choice that has one left.
-        for c in range(len(step.choices) - 1, -1, -1):
-            option, options = step.choices[c]
-            if option + 1 < options and not node.closed:
-                prefix = [d for n in stack[:-1] for d in n.step.decisions()]
-                prefix.append(Decision(step.task))
-                prefix += [Decision(step.task, o) for o, _ in step.choices[:c]]
-                prefix.append(Decision(step.task, option + 1))
-                sleep = dict(node.sleep)
-                # Up to the last choice the footprint is known from this run.
-                return prefix, {t: a for t, a in sleep.items() if not dependent(a, step.acc)}
         if not node.closed:
+            # Another option of the last choice that has one left.
+            for c in range(len(step.choices) - 1, -1, -1):
+                option, options = step.choices[c]
+                if option + 1 < options:
+                    prefix = path[: step.at + 1 + c]
+                    prefix.append(Decision(step.task, option + 1))
+                    # Up to the last choice the footprint is known from this run.
+                    sleep = {t: a for t, a in node.sleep.items() if not dependent(a, step.acc)}
+                    return prefix, sleep
             node.closed = True
             node.sleep[step.task] = node.footprint
             node.footprint = []
         waiting = node.backtrack.difference(node.sleep)
         if waiting:
-            task = min(waiting)
-            prefix = [d for n in stack[:-1] for d in n.step.decisions()]
-            prefix.append(Decision(task))
+            prefix = path[: step.at]
+            prefix.append(Decision(min(waiting)))
             return prefix, dict(node.sleep)
         stack.pop()
     return None

@@ -141,12 +141,12 @@ def run_guest(vcpu: Vcpu) -> Any:
     guest = vcpu.guest
     module = vcpu.kvm.module
     while True:
+        op = guest.next_op()
+        if op is None:  # it leaves by itself, whether an IPI is pending or not
+            guest.halted.set(True)
+            return module.guest_interrupt(vcpu.id)
         if interrupted(vcpu):
             m.reach("kick interrupted a running vCPU")
-            return module.guest_interrupt(vcpu.id)
-        op = guest.next_op()
-        if op is None:
-            guest.halted.set(True)
             return module.guest_interrupt(vcpu.id)
         result = _execute(vcpu, op, m.seq)
         if result is not None:

@@ -31,12 +31,15 @@ __all__ = ["FUNCTIONS"]
 
 
 def kvm_mmu_invalidate_begin(kvm: Kvm) -> None:
+    """Count and range in one step: whoever reads them without mmu_lock takes a hint, and
+    looks again under the lock (docs/fidelity.md)."""
     lockdep_assert_held_write(kvm.mmu_lock, "kvm_mmu_invalidate_begin")
     in_progress = kvm.mmu_invalidate_in_progress
-    n = in_progress.peek() + 1
-    in_progress.write(n)
-    if n == 1:
-        kvm.mmu_invalidate_range.write(None)
+    with kvm.m.step("mmu_invalidate_begin", in_progress.name):
+        n = in_progress.peek() + 1
+        in_progress.poke(n)
+        if n == 1:
+            kvm.mmu_invalidate_range.poke(None)
 
 
 def kvm_mmu_invalidate_range_add(kvm: Kvm, start: int, end: int) -> None:
@@ -57,10 +60,11 @@ def kvm_mmu_invalidate_range_add(kvm: Kvm, start: int, end: int) -> None:
 def kvm_mmu_invalidate_end(kvm: Kvm) -> None:
     """The count first: a fault that sees in_progress 0 must see the new count."""
     lockdep_assert_held_write(kvm.mmu_lock, "kvm_mmu_invalidate_end")
-    kvm.mmu_invalidate_seq.write(kvm.mmu_invalidate_seq.peek() + 1)
     in_progress = kvm.mmu_invalidate_in_progress
-    n = in_progress.peek() - 1
-    in_progress.write(n)
+    with kvm.m.step("mmu_invalidate_end", in_progress.name):
+        kvm.mmu_invalidate_seq.poke(kvm.mmu_invalidate_seq.peek() + 1)
+        n = in_progress.peek() - 1
+        in_progress.poke(n)
     KVM_BUG_ON(n < 0, kvm, "kvm_mmu_invalidate_end", "mmu_invalidate_in_progress < 0")
 
 
@@ -85,16 +89,18 @@ def mmu_invalidate_retry_gfn(kvm: Kvm, mmu_seq: int, gfn: int) -> bool:
 
 
 def mmu_invalidate_retry_gfn_unsafe(kvm: Kvm, mmu_seq: int, gfn: int) -> bool:
-    """The same without the lock: a hint that saves work."""
-    if kvm.mmu_invalidate_in_progress.read():
-        at = kvm.m.seq
-        merged = kvm.mmu_invalidate_range.read()
-        if merged is not None and merged[0] <= gfn < merged[1]:
-            kvm.m.current.blame[kvm.mmu_invalidate_in_progress] = at
+    """The same without the lock: a hint that saves work, so its three reads are one step
+    (docs/fidelity.md)."""
+    m = kvm.m
+    with m.step("mmu_invalidate_retry_gfn_unsafe", kvm.mmu_invalidate_in_progress.name):
+        if kvm.mmu_invalidate_in_progress.peek():
+            merged = kvm.mmu_invalidate_range.peek()
+            if merged is not None and merged[0] <= gfn < merged[1]:
+                m.blame(kvm.mmu_invalidate_in_progress)
+                return True
+        if kvm.mmu_invalidate_seq.peek() != mmu_seq:
+            m.blame(kvm.mmu_invalidate_seq, changed=True)
             return True
-    if kvm.mmu_invalidate_seq.read() != mmu_seq:
-        kvm.m.blame(kvm.mmu_invalidate_seq, changed=True)
-        return True
     return False
 
 

@@ -72,6 +72,7 @@ class Table:
         "fresh",
         "level",
         "pfn",
+        "removing",
         "root",
         "small",
         "stale",
@@ -96,6 +97,8 @@ class Table:
         self.fresh = True
         """No entry was first met with a value other than empty."""
         self.root = False
+        self.removing = False
+        """A task is freezing its entries; nothing else should change them."""
         self.dying = False
         """A line unlinked it; on parent-first kernels its children's lines follow."""
         self.swept = False
@@ -169,7 +172,7 @@ class ShadowTables:
         For callers that see every change of a 7.3 kernel in order.  ``exact``: nothing
         else may change the entry (mirror entries; changes under the write lock).
         """
-        table = self.find(as_id, gfn, level, old, new)
+        table = self.find(as_id, gfn, level, old)
         index = self.index(gfn, level)
         last = table.value(index)
         if exact:
@@ -224,7 +227,7 @@ class ShadowTables:
     def index(self, gfn: int, level: int) -> int:
         return gfn >> self.shifts[level - 1] & (self.size - 1)
 
-    def find(self, as_id: int, gfn: int, level: int, old: int, new: int) -> Table:
+    def find(self, as_id: int, gfn: int, level: int, old: int) -> Table:
         """The table that the event most likely changed; made up if none is known."""
         group = self.groups.get((gfn >> self.shifts[level]) << 16 | level << 8 | as_id)
         if group is not None and len(group) == 1:
@@ -236,7 +239,7 @@ class ShadowTables:
         frozen = True
         if group is not None:
             index = self.index(gfn, level)
-            found = self._pick(group, index, level, old, new)
+            found = self._pick(group, index, level, old)
             if found is not None:
                 return found
             frozen = all(table.value(index) in FROZEN_VALUES for table in group)
@@ -249,10 +252,9 @@ class ShadowTables:
             return self.add_unseen(as_id, gfn, level)
         return group[-1]
 
-    def _pick(self, group: list[Table], index: int, level: int, old: int, new: int) -> Table | None:
-        """Exact value first, then explained, then unknown; a frozen new value belongs
-        to a table on its way out."""
-        zapped = new in FROZEN_VALUES
+    def _pick(self, group: list[Table], index: int, level: int, old: int) -> Table | None:
+        """Exact value first, then explained, then unknown; tables on their way out last
+        (their own lines are placed by `claim`)."""
         best: Table | None = None
         best_rank = 99
         for table in group:
@@ -267,10 +269,22 @@ class ShadowTables:
                 rank = 2
             else:
                 continue
-            rank += table.dying != zapped
+            rank += table.dying or table.removing
             if rank < best_rank:
                 best, best_rank = table, rank
         return best
+
+    def claim(self, table: Table, index: int, old: int) -> None:
+        """A line is known to belong to ``table``.  If its old value fits a sibling only,
+        the two were mixed up at this index: exchange them."""
+        value, level = table.value(index), table.level
+        if self.expects(value, old, level, split=index not in table.entries):
+            return
+        for other in self.groups.get(self.key(table.as_id, table.base, level), ()):
+            theirs = other.value(index)
+            if other is not table and theirs != UNKNOWN and self.expects(theirs, old, level):
+                table.entries[index], other.entries[index] = theirs, value
+                return
 
     def add_unseen(self, as_id: int, gfn: int, level: int) -> Table:
         """A table that no line linked."""
@@ -288,8 +302,22 @@ class ShadowTables:
         return table
 
     def announce_root(self, level: int) -> None:
-        """kvm_mmu_get_page of a root; the event does not say of which address space."""
+        """kvm_mmu_get_page of a root; the event does not say of which address space.
+
+        With clocks that differ, the first line of the new tree may have come before.
+        """
+        for group in self.groups.values():
+            for table in group:
+                if table.level == level and self._may_be_adopted(table):
+                    table.root, table.default = True, self.empty
+                    self.unseen -= 1
+                    return
         self.roots_announced[level] += 1
+
+    def _may_be_adopted(self, table: Table) -> bool:
+        """A table met shortly before the line that makes it known."""
+        young = self.changes - table.born <= ADOPT_WITHIN
+        return young and table.fresh and table.pfn < 0 and not table.complete
 
     def forget(self) -> None:
         """Events were lost: all values are unknown until seen again."""
@@ -298,8 +326,11 @@ class ShadowTables:
 
     # -------------------------------------------------------------------- store
 
-    def store(self, table: Table, index: int, old: int, new: int) -> Table | None:
-        """Apply a change; the child table that it unlinked, if any."""
+    def store(
+        self, table: Table, index: int, old: int, new: int, removed: Table | None = None
+    ) -> Table | None:
+        """Apply a change; the child table that it unlinked, if any.  ``removed`` is the
+        one whose removal its task logged before."""
         self.changes += 1
         level = table.level
         entries = table.entries
@@ -320,9 +351,11 @@ class ShadowTables:
             if not old & SPTE_MMU_PRESENT_MASK and new in FROZEN_VALUES:
                 table.swept = True
             return None
-        return self._store_upper(table, index, old, new)
+        return self._store_upper(table, index, old, new, removed)
 
-    def _store_upper(self, table: Table, index: int, old: int, new: int) -> Table | None:
+    def _store_upper(
+        self, table: Table, index: int, old: int, new: int, removed: Table | None
+    ) -> Table | None:
         """What a change above level 1 does to child tables."""
         level = table.level
         gone: Table | None = None
@@ -331,8 +364,10 @@ class ShadowTables:
         if new in FROZEN_VALUES and not is_shadow_present_pte(old):
             table.swept = True
         gfn = table.base + (index << self.shifts[level - 1])
-        if is_table(old, level) and (not is_table(new, level) or spte_to_pfn(old) != spte_to_pfn(new)):
-            gone = self.unlink(table.as_id, gfn, level, old)
+        if is_table(old, level) and (
+            not is_table(new, level) or spte_to_pfn(old) != spte_to_pfn(new)
+        ):
+            gone = self.unlink(table.as_id, gfn, level, old, removed)
         if is_table(new, level) and not is_table(old, level):
             self._link(table.as_id, gfn, level, old, new)
         if table.root and not table.entries:
@@ -345,8 +380,7 @@ class ShadowTables:
         split = is_leaf(old, level)
         if not split:
             for table in self.groups.get(self.key(as_id, gfn, level - 1), ()):
-                young = self.changes - table.born <= ADOPT_WITHIN
-                if table.pfn < 0 and table.fresh and young and table.epoch == self.epoch:
+                if self._may_be_adopted(table) and table.epoch == self.epoch:
                     table.pfn, table.default = pfn, self.empty
                     self.pages[pfn] = table
                     self.unseen -= 1
@@ -357,14 +391,26 @@ class ShadowTables:
             table.small = 1 << (12 + self.shifts[level - 2])
             self.leafs[level - 1] += self.size
 
-    def unlink(self, as_id: int, gfn: int, level: int, old: int) -> Table:
-        """Mark the table dying that entry value ``old`` at ``level`` points to."""
+    def unlink(
+        self, as_id: int, gfn: int, level: int, old: int, removed: Table | None = None
+    ) -> Table:
+        """Mark the table dying that entry value ``old`` at ``level`` points to.
+
+        If it turns out that the lines of its removal were taken for a sibling's, the two
+        exchange their identity, which is their PFN.
+        """
         self.removed += 1
         pfn = spte_to_pfn(old)
         group = self.groups.get(self.key(as_id, gfn, level - 1), ())
         found = next((table for table in group if table.pfn == pfn and not table.dying), None)
         if found is None:
             found = next((table for table in group if table.pfn < 0 and not table.dying), None)
+        if removed is not None and removed is not found:
+            if found is not None:
+                found.pfn = removed.pfn
+                if found.pfn >= 0:
+                    self.pages[found.pfn] = found
+            removed.pfn, found = pfn, removed
         if found is None:
             found = self._add(as_id, gfn, level - 1, -1, UNKNOWN)
         if found.epoch != self.epoch:

@@ -34,8 +34,8 @@ __all__ = ["FUNCTIONS"]
 
 
 def is_hkid_assigned(kvm: Kvm) -> bool:
-    """No point: the hkid changes only when the VM is being destroyed."""
-    return bool(kvm.tdx.hkid.v > 0)
+    """Part of the event before it: the hkid changes only when the VM is being destroyed."""
+    return bool(kvm.tdx.hkid.peek() > 0)
 
 
 # --- vCPUs kept out -------------------------------------------------------------------

@@ -228,6 +228,4 @@ FROZEN_VALUES: Final = frozenset(version.frozen for version in KERNELS.values())
 
 def decode_role(version: KernelVersion, word: int) -> dict[str, int]:
     """The fields of a raw page role, e.g. from a recording without print formats."""
-    return {
-        field: word >> shift & ((1 << bits) - 1) for field, shift, bits in version.role_layout
-    }
+    return {field: word >> shift & ((1 << bits) - 1) for field, shift, bits in version.role_layout}

@@ -99,7 +99,10 @@ class Machine:
         self._change_at: dict[int, int] = {}
         self._status = ""
         self._diverged = ""
-        self._mark = 0
+        self._last: list[Event] = []
+        self._last_bodies: Sequence[tuple[str, Callable[[], None]]] = ()
+        self._known = 0  # how many events of `_last` the present run repeats
+        self._known_acc: list[Access] = []
         self.rcu = Cell(self, "~rcu", ())  # callbacks not yet run
 
     # --- names -----------------------------------------------------------------
@@ -172,16 +175,21 @@ class Machine:
         return self._begin(task, op, obj)
 
     def _begin(self, task: Task, op: str, obj: str) -> Event:
-        event = Event(task.id, task.count, op, obj)
-        event.off = task.off
-        if op != "choose":
-            event.enabled = self.enabled_now
-            self.enabled_now = ()
+        log = self.log
+        position = self.seq = len(log)
+        if position < self._known:
+            # Same decisions, same events: the last run's serve, footprints included.
+            event = self._last[position]
+            self.acc = self._known_acc
+        else:
+            event = Event(task.id, task.count, op, obj)
+            event.off = task.off
+            if op != "choose":
+                event.enabled = self.enabled_now
+            self.acc = event.acc
         task.count += 1
         task.ready = None
-        self.seq = len(self.log)
-        self.log.append(event)
-        self.acc = event.acc
+        log.append(event)
         if self.history is not None:
             self.history = self.histories[task.id]
         if self.tracing:
@@ -330,6 +338,7 @@ class Machine:
         self._random = random.Random(policy.seed)
         self._status = ""
         self._diverged = ""
+        self._known = self._repeated(bodies, prefix)
         self.log = []
         self.findings = []
         self.reached = set()
@@ -365,10 +374,26 @@ class Machine:
                 self.fingerprint(mark) if fingerprint else None,
                 frozenset(self.reached),
             )
+            self._last = self.log
         finally:
             self._kill()
+            self._known_acc.clear()
             self.rewind(mark)
         return execution
+
+    def _repeated(
+        self, bodies: Sequence[tuple[str, Callable[[], None]]], prefix: Sequence[Decision]
+    ) -> int:
+        """How many events of the last run this one will repeat."""
+        if self.tracing or self.history is not None or bodies is not self._last_bodies:
+            self._last_bodies = bodies
+            return 0
+        n = 0
+        for event, decision in zip(self._last, prefix, strict=False):
+            if event.task != decision.task or event.choice != decision.choice:
+                break
+            n += 1
+        return n
 
     def _start(self) -> None:
         """Let every task run to its first point (nothing shared happens before it)."""
@@ -460,10 +485,11 @@ class Machine:
             self._status = "limit"
             self.report("LIVELOCK", f"no end after {position} steps")
             return None
-        self.enabled_now = tuple(t.id for t in enabled)
-        if self.state_hook is not None and not self.state_hook():
-            self._status = "matched"
-            return None
+        if self.state_hook is not None:
+            self.enabled_now = tuple(t.id for t in enabled)
+            if not self.state_hook():
+                self._status = "matched"
+                return None
         sleep = self._sleep
         if sleep:
             for event in self.log[self._slept :]:

@@ -9,7 +9,7 @@ in the left column, ``>`` only in the right one, ``|`` different.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from difflib import SequenceMatcher
 
 from septum.report.interleaving import describe, function_of
@@ -31,6 +31,7 @@ __all__ = ["compare_table", "contrasts", "differing", "same_schedule"]
 
 _CONTEXT = 2
 
+_Opcode = tuple[str, int, int, int, int]
 _Step = tuple[tuple[str, str], str]  # what is compared (task, step), what is shown
 
 
@@ -99,15 +100,20 @@ def same_schedule(
     passing: tuple[str, Replay],
     *,
     rule: str,
+    upto: int | None = None,
     scenario: str = "",
     width: int = WIDTH,
     paint: Paint = plain,
 ) -> str:
-    """The failing design's schedule, and what it becomes under the passing design."""
+    """The failing design's schedule, and what it becomes under the passing design.
+
+    :param upto: the step at which the rule breaks; what comes after it is only counted.
+    """
     left_name, left = failing
     right_name, right = passing
     half = (width - 5) // 2
     one, other = _cells(left), _cells(right)
+    end = len(one) if upto is None else min(upto + 1, len(one))
     lines = fill(
         f"The same schedule{' of ' + clean(scenario) if scenario else ''}: "
         f"{clean(left_name)} breaks {clean(rule)}, {clean(right_name)} "
@@ -122,16 +128,35 @@ def same_schedule(
     matcher = SequenceMatcher(
         a=[key for key, _ in one], b=[key for key, _ in other], autojunk=False
     )
-    for tag, i1, i2, j1, j2 in matcher.get_opcodes():
+    at = (0, 0)
+    for tag, i1, i2, j1, j2 in _until(matcher.get_opcodes(), end):
+        at = (i2, j2)
         if tag == "equal":
             lines += _alike(one[i1:i2], i1 == 0, i2 == len(one), half)
         else:
             lines += _apart(one[i1:i2], other[j1:j2], half, paint)
+    if at != (len(one), len(other)):
+        lines += _pair(_more(len(one) - at[0]), _more(len(other) - at[1]), " ", half)
     lines += ["", "< only left, > only right, | different; (n steps) are alike in both"]
     for name, replay in (failing, passing):
         rules = ", ".join(dict.fromkeys(clean(f.rule) for f in replay.findings)) or "no finding"
         lines += fill(f"{clean(name)}: {rules}", width, rest="  ")
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _until(opcodes: Sequence[_Opcode], end: int) -> Iterator[_Opcode]:
+    """The blocks up to ``end`` on the left; the last one cut to the same length."""
+    for tag, i1, i2, j1, j2 in opcodes:
+        if i1 >= end:
+            return
+        if i2 > end:
+            yield tag, i1, end, j1, min(j2, j1 + end - i1)
+            return
+        yield tag, i1, i2, j1, j2
+
+
+def _more(n: int) -> str:
+    return f"({number(n, 'more step')})" if n else ""
 
 
 def _outcome(replay: Replay, rule: str) -> str:

@@ -120,7 +120,8 @@ def interleaving(
 
     :param upto: the step at which the rule broke: later ones are folded.
     :param budget: steps shown; negative: all.
-    :param states: after each step shown, what changed in ``replay.states``.
+    :param states: below each step shown, what has changed in ``replay.states`` since the
+        one before.
     :param sources: file and line beside each function.
     """
     return _Table(replay, width, paint, states, sources).draw(budget, upto)
@@ -137,6 +138,7 @@ class _Table:
         self.sources = sources
         self.states = replay.states if states else {}
         self.state: Mapping[str, Any] | None = None
+        self.now: Mapping[str, Any] | None = None
         self.everything = False
         self.names = [clean(name) for name in replay.task_names]
         self.digits = max(len(str(max(len(replay.events) - 1, 0))), 2)
@@ -168,6 +170,7 @@ class _Table:
         shown = set(shown_steps(ranks, budget))
         self._head()
         for at, event in enumerate(events):
+            self.now = self.states.get(at, self.now)
             if at in shown:
                 self._flush()
                 self._step(at, event, at in marked)
@@ -224,7 +227,7 @@ class _Table:
                 self._put(event.task, "", text, "trace", indent="  ")
             elif self.everything and not is_call(text):
                 self._put(event.task, "", f"trace {text}", "trace", indent="  ")
-        self._state(at)
+        self._state()
 
     def _function(self, event: Event, function: str) -> str:
         text = f"{function}()" if function else "?"
@@ -244,10 +247,10 @@ class _Table:
             painted = self.paint(kind, line) if kind else line
             self.lines.append((margin + " " * left + painted).rstrip())
 
-    def _state(self, at: int) -> None:
-        """What the step changed, below it, over the whole width."""
-        now = self.states.get(at)
-        if now is None:
+    def _state(self) -> None:
+        """What has changed since the last step shown, over the whole width."""
+        now = self.now
+        if now is None or now is self.state:
             return
         blank = " " * self.margin
         for text in changes(self.state, now):

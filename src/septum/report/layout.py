@@ -154,7 +154,7 @@ def steps(n: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: ``0.04s``, ``12.3s``, ``4m07s``, ``2h05m``."""
+    """Seconds for people: ``0.04s``, ``12.3s``, ``4m07s``, ``2h05m``, ``4d04h``."""
     if seconds < 1:
         return f"{seconds:.2f}s"
     if seconds < 100:
@@ -162,7 +162,9 @@ def duration(seconds: float) -> str:
     whole = int(seconds)
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+    if whole < 100 * 3600:
+        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
 
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_./@%+=:,-]")

@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 _INCONCLUSIVE = frozenset({"bounded", "sampled", "vacuous", "error"})
+_LEAST_FINDING = 7
 _FOLDED = "r"
 _HYPOTHETICAL = "h"
 _NOTES = {
@@ -44,7 +45,7 @@ _NOTES = {
 
 
 def how_earned(result: CheckResult) -> str:
-    """``complete: 1234 executions``, ``within bound: ...``, ``sampled: ...``."""
+    """``complete: 1234 executions``, ``bounded: ...``, ``sampled: ...``, ``stopped: ...``."""
     if result.verdict == "n/a":
         return "not run"
     runs = number(result.executions, "execution")
@@ -53,10 +54,10 @@ def how_earned(result: CheckResult) -> str:
     if result.strategy in ("random", "pct") or result.verdict == "sampled":
         return f"sampled: {runs}"
     if result.verdict == "error":
-        return f"failed after {runs}"
+        return f"failed: {runs}"
     if result.verdict == "violated":
         return f"stopped: {runs}"
-    return f"within bound: {runs}"
+    return f"bounded: {runs}"
 
 
 def exit_code(results: Sequence[CheckResult]) -> int:
@@ -112,10 +113,12 @@ def _grouped(
     for result in results:
         groups.setdefault(result.scenario if by_scenario else result.design, []).append(result)
     kind, other = ("scenario", "design") if by_scenario else ("design", "scenario")
-    longest = max(len(_other(r, by_scenario)) for r in results)
-    label = min(max(longest, len(other)), 26)
-    how = min(max(max(len(_how(r)) for r in results), len("how earned")), 30)
-    found = max(width - 2 - label - 8 - how - 6 - 4 * 2, 8)
+    how = min(max(max(len(_how(r)) for r in results), len("how earned")), 31)
+    room = width - 2 - 8 - how - 6 - 4 * 2
+    label = min(
+        max([len(other), *(len(_other(r, by_scenario)) for r in results)]), room - _LEAST_FINDING
+    )
+    found = room - label
     header = columns(
         [(other, "verdict", "how earned", "finding", "time")],
         indent="  ",
@@ -126,8 +129,12 @@ def _grouped(
     for name, rows in groups.items():
         lines += ["", *fill(f"{kind} {clean(name)}", width)]
         for r in rows:
+            name = _other(r, by_scenario)
+            if len(name) > label:
+                lines += fill(name, width, first="  ")
+                name = ""
             cells = (
-                shorten(_other(r, by_scenario), label),
+                name,
                 f"{r.verdict:<8}",
                 shorten(_how(r), how),
                 shorten(_finding(r), found),
@@ -140,6 +147,8 @@ def _grouped(
                 right=(4,),
                 paint=_verdict_painter(paint, 1),
             )
+            if len(_finding(r)) > found:
+                lines += fill(f"finding: {_finding(r)}", width, first="      ")
             lines += _remarks(r, files, width)
     return lines
 
@@ -225,7 +234,7 @@ def _texts(result: CheckResult) -> list[str]:
     if result.missing and result.verdict == "vacuous":
         texts.append("never occurred: " + "; ".join(result.missing))
     if result.bounds_hit:
-        texts.append("left out: " + "; ".join(result.bounds_hit))
+        texts.append("bound hit: " + "; ".join(result.bounds_hit))
     if result.note:
         texts.append(result.note)
     return list(dict.fromkeys(texts))
@@ -248,7 +257,8 @@ def summary_line(results: Sequence[CheckResult], seconds: float) -> str:
     runs = sum(result.executions for result in results)
     head = number(len(results), "row")
     tail = f"{number(runs, 'execution')} in {duration(seconds)}"
-    return f"{head}: {', '.join(parts)}; {tail}" if parts else f"{head}; {tail}"
+    text = f"{head}: {', '.join(parts)}; {tail}" if parts else f"{head}; {tail}"
+    return "\n".join(fill(text, WIDTH))
 
 
 def difference_lines(differences: Sequence[str], path: str, *, width: int = WIDTH) -> list[str]:

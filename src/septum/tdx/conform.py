@@ -14,7 +14,6 @@ import gzip
 import io
 import json
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +34,10 @@ from septum.tdx.status import decode
 __all__ = ["BadLine", "Disagreement", "Report", "check_file", "check_sequence", "read_lines"]
 
 _WITH_FLUSH: Final = ("TDH.VP.ENTER", "TDH.VP.FLUSH")
+
+
+class MalformedStep(ValueError):
+    """A step that no vector file can contain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +185,9 @@ def check_file(path: Path | str, *, keep: int = 20) -> Report:
             reason = f"not JSON at column {error.colno}: {error.msg}"
             report.bad_lines.append(BadLine(number, reason))
             continue
+        except RecursionError:
+            report.bad_lines.append(BadLine(number, "not JSON: nested too deep"))
+            continue
         try:
             check_sequence(sequence, report, keep=keep)
         except KeyError as error:
@@ -296,7 +302,7 @@ class _Runner:
         if call == "guest-ept-violation":
             return self.module.guest_ept_violation(lp, _int(inputs["gpa"]), cond)
         if call not in TDCALL_NUMBERS:
-            raise ValueError(f"unknown call {call!r}")
+            raise MalformedStep(f"unknown call {call!r}")
         regs = {name: _int(inputs[name]) for name in REGISTERS if name in inputs}
         return self.module.tdcall(TDCALL_NUMBERS[call], regs, lp, cond)
 
@@ -309,7 +315,7 @@ class _Runner:
         elif call == "preset-td-fatal":
             td.fatal.poke(True)
         else:
-            raise ValueError(f"unknown call {call!r}")
+            raise MalformedStep(f"unknown call {call!r}")
 
 
 def _guest_out(call: str, result: GuestResult) -> dict[str, Any]:
@@ -344,6 +350,10 @@ def check_sequence(sequence: Mapping[str, Any], report: Report, *, keep: int = 2
             out = runner.run(step)
         except Halt:
             out = {"halted": [f.message for f in runner.module.m.findings]}
+        except MalformedStep:
+            raise
+        except ValueError as error:  # the model has no such vCPU, page, ...
+            out = {"impossible": str(error)}
         same = out == recorded
         report.count(step["call"], _result_name(step["call"], recorded), same)
         if not same:
@@ -389,8 +399,3 @@ def _result_name(call: str, out: Mapping[str, Any]) -> str:
             return "ok" if out["ok"] else "fails"
         return event or "-"
     return f"{event} {decode(int(rax, 16))}".strip()
-
-
-def totals(report: Report) -> Counter[str]:
-    """Steps per call."""
-    return Counter({c: sum(n[0] for n in rows.values()) for c, rows in report.by_call.items()})

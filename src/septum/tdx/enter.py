@@ -169,7 +169,6 @@ def _stepping_filter(c: Call, vcpu: Vcpu) -> int:
                 c.regs.rcx = _WRITE
                 c.regs.rdx = 0
                 c.regs.r8 = gpa >> PAGE_SHIFT << PAGE_SHIFT
-                c.regs.event = "fake-exit"
                 c.release()
             return EXIT_EPT_VIOLATION
     return 0

@@ -352,9 +352,7 @@ def _requested(g: _Groups) -> Event:
 
 def _fast(g: _Groups) -> Event:
     old, new = int(g[4], 16), int(g[5], 16)
-    return FastPageFault(
-        int(g[0]), int(g[1], 16), g[2], g[3], old, new, g[6] == "1", g[7] == "1"
-    )
+    return FastPageFault(int(g[0]), int(g[1], 16), g[2], g[3], old, new, g[6] == "1", g[7] == "1")
 
 
 def _page_fault(g: _Groups) -> Event:
@@ -420,9 +418,7 @@ PARSERS: Final[dict[str, tuple[Parser, ...]]] = {
     "kvm_mmu_paging_element": (
         (_pattern("pte <H> level <D>"), lambda g: PagingElement(int(g[0], 16), int(g[1]))),
     ),
-    "kvm_page_fault": (
-        (_pattern("vcpu <D> rip <H> address <H> error_code <H>"), _page_fault),
-    ),
+    "kvm_page_fault": ((_pattern("vcpu <D> rip <H> address <H> error_code <H>"), _page_fault),),
     "kvm_unmap_hva_range": (
         (_pattern("mmu notifier unmap range: <H> -- <H>"), _hexes(UnmapHvaRange)),
     ),

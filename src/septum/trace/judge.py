@@ -11,8 +11,8 @@ finding:
 * *Lost events.*  After a loss mark of a CPU everything is unknown until seen again, and
   findings on lines since that CPU's last line are withdrawn.
 * *Open world.*  If the recording does not show where every root came from (it began
-  mid-life, or lost events), another tree may claim the same keys.  Then a line counts
-  against another only if the same task wrote both.
+  mid-life, lost events, or came out of order through a pipe), another tree may claim the
+  same keys.  Then a line counts against another only if the same vCPU wrote both.
 
 A false finding is worse than a missed one; what is given up for that is listed in
 docs/replay.md.
@@ -21,7 +21,7 @@ docs/replay.md.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from septum.kvm.shadow import UNKNOWN, ShadowTables, Table, is_table
@@ -43,6 +43,10 @@ __all__ = ["WINDOW", "Judge"]
 
 WINDOW: Final = 8192
 """Changes within which swapped lines are paired.  Recorded: 18 lines, 545 us (6.12)."""
+
+
+MAX_SIBLINGS: Final = 8
+"""Trees under one key to be told apart when their start was not recorded."""
 
 
 @dataclass(slots=True)
@@ -85,6 +89,8 @@ class Judge:
         self.withdrawn = 0
         self.removals = Removals(tables, self._leftover, self._report)
         self._seq = 0
+        self._line = 0
+        self._vcpu_tasks: set[int] = set()
         self._known_tasks: set[int] = set()
         self._recent: deque[tuple[int, int, int, int, int, int]] = deque(maxlen=WINDOW)
         self._debts: dict[int, list[Debt]] = {}
@@ -95,6 +101,7 @@ class Judge:
 
     def spte_changed(self, at: Where, event: SpteChanged) -> None:
         self._seq += 1
+        self._line = at.line
         if self._due or self._orphans:
             self._expire(self._seq - WINDOW)
         as_id, gfn, level, old, new = event
@@ -106,21 +113,21 @@ class Judge:
         if not is_ordinary(old, new, level, fmt):
             for rule, message in single_line_faults(event, self.tables, fmt):
                 self._report(rule, at, f"{_entry(event)}: {message}")
-        self.removals.before_change(at, event, self.version)
+        claimed = self.removals.before_change(at, event, self.version)
         key = gfn << 16 | level << 8 | as_id
         if not (self._debts and self._pay(key, at, event)):
-            self._fold(key, at, event)
+            self._fold(key, at, event, claimed)
+        if new not in FROZEN_VALUES:
+            self.removals.after_change(at, event)
         self._recent.append((key, at.cpu, at.pid, old, new, at.line))
 
-    def late(self, at: Where, event: SpteChanged) -> None:
+    def late(self, at: Where, event: SpteChanged, since: int) -> None:
         """A line older than lines already read: fold it, but trust no value after."""
+        self.lost(since)
         if misplaced(event, self.tables) is not None:
             return
         as_id, gfn, level, old, new = event
-        key = gfn << 16 | level << 8 | as_id
-        for debt in self._debts.pop(key, []):
-            self._due.remove(debt)
-        table = self.tables.find(as_id, gfn, level, old, new)
+        table = self.tables.find(as_id, gfn, level, old)
         index = self.tables.index(gfn, level)
         gone = self.tables.store(table, index, old, new)
         if gone is not None:
@@ -139,9 +146,13 @@ class Judge:
         self.removals.clear()
         self.tables.forget()
 
+    def vcpu(self, pid: int) -> None:
+        """This task handles guest faults: it works for one VM only."""
+        self._vcpu_tasks.add(pid)
+
     def withdraw(self, since: int) -> None:
-        """Findings on lines after ``since`` were made without lines that belong there."""
-        kept = [finding for finding in self.findings if finding.line <= since]
+        """Findings made after line ``since`` were made without lines that belong there."""
+        kept = [finding for finding in self.findings if finding.judged <= since]
         self.withdrawn += len(self.findings) - len(kept)
         self.findings = kept
 
@@ -154,12 +165,16 @@ class Judge:
 
     # ----------------------------------------------------------------- the chain
 
-    def _fold(self, key: int, at: Where, event: SpteChanged) -> None:
+    def _fold(self, key: int, at: Where, event: SpteChanged, claimed: Table | None) -> None:
         as_id, gfn, level, old, new = event
         tables = self.tables
         unseen = tables.unseen
-        table = tables.find(as_id, gfn, level, old, new)
         index = gfn >> tables.shifts[level - 1] & (tables.size - 1)
+        if claimed is None:
+            table = tables.find(as_id, gfn, level, old)
+        else:
+            table = claimed
+            tables.claim(table, index, old)
         last = table.entries.get(index)
         listed = last is not None
         if last is None:
@@ -180,21 +195,28 @@ class Judge:
             table = self._jump(key, at, event, table, last)
         if level > 1 and is_table(new, level) and not is_table(old, level):
             self._check_page(at, event)
-        gone = tables.store(table, index, old, new)
+        removal = None
+        if level > 1 and is_table(old, level):
+            removal = self.removals.removed_by(at, event, self.version)
+        gone = tables.store(table, index, old, new, removal.table if removal else None)
         if gone is not None:
             self.removals.unlinked(at, gone)
 
     def _jump(self, key: int, at: Where, event: SpteChanged, table: Table, last: int) -> Table:
         """The old value does not follow.  Returns the table to store into."""
         before = next((entry for entry in reversed(self._recent) if entry[0] == key), None)
-        same_task = before is not None and before[2] == at.pid and before[4] == last
         complete = self.closed and all(
             sibling.complete for sibling in self.tables.groups[self._group(event)]
         )
-        judged = at.pid in self._known_tasks if complete else same_task
+        if complete:
+            judged = at.pid in self._known_tasks
+        else:  # only a vCPU's own line on a present entry excludes other trees
+            judged = before is not None and before[2] == at.pid and before[4] == last
+            judged = judged and at.pid in self._vcpu_tasks and is_shadow_present_pte(last)
         if not judged:
             self.not_judged += 1
-            if complete:
+            siblings = self.tables.groups[self._group(event)]
+            if complete or len(siblings) >= MAX_SIBLINGS:
                 return table
             return self.tables.add_unseen(event.as_id, event.gfn, event.level)
         fmt = self.tables.format or NPT
@@ -226,7 +248,7 @@ class Judge:
 
     def _check_page(self, at: Where, event: SpteChanged) -> None:
         user = self.tables.pages.get(spte_to_pfn(event.new_spte))
-        if user is not None and not user.dying:
+        if self.closed and user is not None and not user.dying:
             self._report(
                 "I20-link",
                 at,
@@ -239,9 +261,7 @@ class Judge:
 
     # --------------------------------------------------------------------- debts
 
-    def _owe(
-        self, key: int, at: Where, level: int, start: int, end: int, finding: Finding
-    ) -> None:
+    def _owe(self, key: int, at: Where, level: int, start: int, end: int, finding: Finding) -> None:
         debt = Debt(key, level, start, end, self._seq, at.cpu, finding)
         self._debts.setdefault(key, []).append(debt)
         self._due.append(debt)
@@ -270,8 +290,8 @@ class Judge:
         return False
 
     def _follows_now(self, event: SpteChanged) -> bool:
-        as_id, gfn, level, old, new = event
-        table = self.tables.find(as_id, gfn, level, old, new)
+        as_id, gfn, level, old, _ = event
+        table = self.tables.find(as_id, gfn, level, old)
         index = self.tables.index(gfn, level)
         return self.tables.expects(table.value(index), old, level)
 
@@ -279,7 +299,9 @@ class Judge:
         """A late line leaves its entry as it is now, but a table that it removed goes."""
         as_id, gfn, level, old, new = event
         if level > 1 and is_table(old, level) and not is_table(new, level):
-            self.removals.unlinked(at, self.tables.unlink(as_id, gfn, level, old))
+            removal = self.removals.removed_by(at, event, self.version)
+            table = removal.table if removal else None
+            self.removals.unlinked(at, self.tables.unlink(as_id, gfn, level, old, table))
 
     def _settle(self, debt: Debt) -> None:
         self._due.remove(debt)
@@ -298,11 +320,11 @@ class Judge:
                 self._debts.setdefault(debt.key, []).append(debt)
                 self._due.append(debt)
             else:
-                self.findings.append(debt.finding)
+                self._find(debt.finding)
         while self._orphans and self._orphans[0].seq <= limit:
             orphan = self._orphans.popleft()
-            if orphan.table.pfn < 0:
-                self.findings.append(orphan.finding)
+            if not orphan.table.complete:
+                self._find(orphan.finding)
 
     def _being_removed(self, debt: Debt) -> bool:
         """7.3 logs a removed table's parent after all its children: that can be long."""
@@ -315,6 +337,8 @@ class Judge:
 
     def _leftover(self, at: Where, table: Table, left: dict[int, int]) -> None:
         """Entries of a removed table without a line: due from another CPU, or missing."""
+        if not self.closed:
+            return
         fmt = self.tables.format or NPT
         index, value = next(iter(left.items()))
         gfn = table.base + (index << self.tables.shifts[table.level - 1])
@@ -328,10 +352,13 @@ class Judge:
         if is_shadow_present_pte(value) and len(left) == 1:
             self._owe(key, at, table.level, value, self.tables.empty, finding)
         else:
-            self.findings.append(finding)
+            self._find(finding)
 
     def _report(self, rule: str, at: Where, message: str) -> None:
-        self.findings.append(finding_at(rule, at, message))
+        self._find(finding_at(rule, at, message))
+
+    def _find(self, finding: Finding) -> None:
+        self.findings.append(replace(finding, judged=self._line))
 
 
 def _entry(event: SpteChanged) -> str:

@@ -25,13 +25,14 @@ _Report = Callable[[str, Where, str], None]
 
 
 @dataclass(slots=True)
-class Announced:
-    """A prepare_zap_page line of a task, and whether children's lines followed."""
+class Removal:
+    """One table that a task is removing: announced by its prepare_zap_page line (7.3) or
+    taken out by its parent's line (6.1, 6.12)."""
 
     at: Where
     level: int
     gfn: int | None
-    as_id: int = -1
+    table: Table | None = None
     last: int = -1
     """The last child's gfn, -1 before the first."""
 
@@ -40,20 +41,11 @@ class Announced:
 
 
 @dataclass(slots=True)
-class Dying:
-    """A table that a line of a task took out of its parent."""
-
-    at: Where
-    table: Table
-    last: int = -1
-
-
-@dataclass(slots=True)
 class Task:
     """What one task is removing."""
 
-    announced: list[Announced] = field(default_factory=list)
-    dying: list[Dying] = field(default_factory=list)
+    announced: list[Removal] = field(default_factory=list)
+    dying: list[Removal] = field(default_factory=list)
     settled: bool = False
     """It logged a line outside a removal, or the start of one."""
 
@@ -73,25 +65,29 @@ class Removals:
         self.prepare_seen = True
         task = self._task(at.pid)
         task.settled = True
-        task.announced.append(Announced(at, event.level, event.gfn))
+        task.announced.append(Removal(at, event.level, event.gfn))
 
-    def before_change(self, at: Where, event: SpteChanged, version: KernelVersion | None) -> None:
-        """Called with each change, before it is folded."""
+    def before_change(
+        self, at: Where, event: SpteChanged, version: KernelVersion | None
+    ) -> Table | None:
+        """Called with each change, before it is folded.  The table whose entry it
+        freezes, where the order of lines tells."""
         task = self._tasks.get(at.pid)
         if event.new_spte in FROZEN_VALUES:
-            self._frozen(self._task(at.pid) if task is None else task, at, event, version)
-        elif task is not None:
-            if task.announced:
-                self._end(task, event, version)
-            if task.dying:
-                self._drop(task, 0)
-            task.settled = True
-        else:
+            return self._frozen(self._task(at.pid) if task is None else task, at, event, version)
+        if task is None:
             self._tasks[at.pid] = Task(settled=True)
+            return None
+        task.settled = True
+        if task.dying:
+            self._drop(task, 0)
+        if task.announced and (version is None or version.parent_first):
+            task.announced.clear()
+        return None
 
     def _frozen(
         self, task: Task, at: Where, event: SpteChanged, version: KernelVersion | None
-    ) -> None:
+    ) -> Table | None:
         """A child of a table that goes; nested tables come innermost first (7.3)."""
         shift = self.tables.shifts[event.level]
         base = event.gfn >> shift << shift
@@ -100,64 +96,88 @@ class Removals:
             keep -= 1
         if keep < len(task.dying):
             self._drop(task, keep)
-        if version is None or not task.settled or not self.prepare_seen:
-            return
-        entry = f"as_id {event.as_id} gfn {event.gfn:x} level {event.level}"
-        table: Announced | Dying | None
+        if version is None:
+            return None
         if version.parent_first:
+            removal = task.dying[keep - 1] if keep else None
             if version.freezes_live_entries and event.level > 1:
-                return
-            table = task.dying[keep - 1] if keep else None
+                return removal.table if removal and removal.level == event.level else None
         else:
             open_ones = reversed(task.announced)
-            table = next((a for a in open_ones if a.holds(event, shift)), None)
-        if table is None:
-            why = "frozen, but this task is not removing the table that holds the entry"
-            self._report("I9", at, f"{entry}: {why}")
+            removal = next((a for a in open_ones if a.holds(event, shift)), None)
+        entry = f"as_id {event.as_id} gfn {event.gfn:x} level {event.level}"
+        if removal is None:
+            if task.settled and self.prepare_seen:
+                why = "frozen, but this task is not removing the table that holds the entry"
+                self._report("I9", at, f"{entry}: {why}")
+            return None
+        if removal.level != event.level:
+            return None
+        if event.gfn <= removal.last:
+            self._report("I20-removal", at, f"{entry}: frozen after gfn {removal.last:x}")
+        removal.last = event.gfn
+        if removal.table is None:
+            as_id, gfn, level, old, _ = event
+            removal.table = self.tables.find(as_id, gfn, level, old)
+            removal.table.removing = True
+        return removal.table
+
+    def removed_by(
+        self, at: Where, event: SpteChanged, version: KernelVersion | None
+    ) -> Removal | None:
+        """7.3: the removal whose end is this line of the table's parent."""
+        task = self._tasks.get(at.pid)
+        if task is None or not task.announced or version is None or version.parent_first:
+            return None
+        shift = self.tables.shifts[event.level - 1]
+        for removal in reversed(task.announced):
+            if removal.level == event.level - 1 and removal.gfn in (
+                None,
+                event.gfn >> shift << shift,
+            ):
+                task.announced.remove(removal)
+                return removal
+        return None
+
+    def after_change(self, at: Where, event: SpteChanged) -> None:
+        """7.3: a change that freezes nothing ends all removals; the outermost must have
+        met its parent's line."""
+        task = self._tasks.get(at.pid)
+        if task is None or not task.announced or event.new_spte in FROZEN_VALUES:
             return
-        if event.gfn <= table.last:
-            self._report("I20-removal", at, f"{entry}: frozen after gfn {table.last:x}")
-        table.last = event.gfn
-        if isinstance(table, Announced):
-            table.as_id = event.as_id
+        for removal in task.announced:
+            if removal.table is not None and removal.gfn is not None:
+                removal.table.removing = False
+                self._report(
+                    "I20-removal",
+                    at,
+                    f"as_id {removal.table.as_id} gfn {removal.gfn:x} level {removal.level}: the"
+                    f" table was emptied (from line {removal.at.line}), but there is no line of"
+                    " its parent",
+                )
+        task.announced.clear()
 
     @staticmethod
-    def _within(table: Table, event: SpteChanged, base: int) -> bool:
+    def _within(table: Table | None, event: SpteChanged, base: int) -> bool:
         return (
-            table.as_id == event.as_id
+            table is not None
+            and table.as_id == event.as_id
             and table.level >= event.level
             and table.base <= base
             and (table.level > event.level or table.base == base)
         )
 
-    def _end(self, task: Task, event: SpteChanged, version: KernelVersion | None) -> None:
-        """7.3: the first change that freezes nothing is the parent's line."""
-        outermost = task.announced[0]
-        task.announced.clear()
-        if version is None or version.parent_first:
-            return
-        if outermost.last < 0 or outermost.gfn is None:
-            return
-        shift = self.tables.shifts[outermost.level]
-        mine = event.level == outermost.level + 1 and event.gfn == outermost.gfn >> shift << shift
-        if not mine or event.as_id != outermost.as_id:
-            self._report(
-                "I20-removal",
-                outermost.at,
-                f"as_id {outermost.as_id} gfn {outermost.gfn:x} level {outermost.level}: the table"
-                " was emptied, but the next line of this task is not its parent's",
-            )
-
     def unlinked(self, at: Where, table: Table) -> None:
         """A line of the task took ``table`` out of its parent."""
-        self._task(at.pid).dying.append(Dying(at, table))
+        self._task(at.pid).dying.append(Removal(at, table.level, table.base, table))
 
     def _drop(self, task: Task, keep: int) -> None:
-        for dying in task.dying[keep:]:
-            left = self.tables.drop(dying.table)
+        gone, task.dying = task.dying[keep:], task.dying[:keep]
+        for removal in gone:
+            assert removal.table is not None
+            left = self.tables.drop(removal.table)
             if left:
-                self._leftover(dying.at, dying.table, left)
-        del task.dying[keep:]
+                self._leftover(removal.at, removal.table, left)
 
     def finish(self) -> None:
         for task in self._tasks.values():
@@ -166,8 +186,11 @@ class Removals:
     def clear(self) -> None:
         """Events were lost."""
         for task in self._tasks.values():
-            for dying in task.dying:
-                self.tables.drop(dying.table)
+            for removal in task.dying + task.announced:
+                if removal.table is not None:
+                    removal.table.removing = False
+                    if removal.table.dying:
+                        self.tables.drop(removal.table)
         self._tasks.clear()
 
     def _task(self, pid: int) -> Task:

@@ -43,7 +43,7 @@ KEPT_UNREADABLE: Final = 8
 MAX_SAMPLES: Final = 256
 _USED: Final = frozenset(("kvm_mmu_get_page", "kvm_mmu_prepare_zap_page"))
 """Events that are read; the others are checked and counted."""
-_MMU_ACTIVITY: Final = frozenset(
+_VCPU_ACTIVITY: Final = frozenset(
     ("kvm_page_fault", "fast_page_fault", "kvm_mmu_spte_requested", "kvm_mmu_set_spte")
 )
 
@@ -151,8 +151,10 @@ class Replay:
                     self._spte_changed(at, spte_changed(match.groups("")), late)
                 elif name in _USED:
                     self._other(at, build(match.groups("")))
-                elif not self._started and name in _MMU_ACTIVITY:
-                    self._begin(mid_life=True)
+                elif name in _VCPU_ACTIVITY:
+                    self.judge.vcpu(at.pid)
+                    if not self._started:
+                        self._begin(mid_life=True)
                 return True
         clean = payload.replace("\0", "").rstrip()
         if clean != payload:
@@ -167,9 +169,6 @@ class Replay:
         if self._sorted:
             message = f"time stamp {at.time:.6f} steps back from {self._latest:.6f}"
             self.judge.findings.append(finding_at("ORDER", at, message))
-        elif self.judge.findings:
-            since = [f.line for f in self.judge.findings if f.time < at.time]
-            self.judge.withdraw(max(since, default=0))
 
     # -------------------------------------------------------------------- events
 
@@ -179,7 +178,7 @@ class Replay:
         if self.version is None:
             self._guess_version(event)
         if late and not self._sorted:
-            self.judge.late(at, event)
+            self.judge.late(at, event, self._last_line.get(at.cpu, 0))
         else:
             self.judge.spte_changed(at, event)
         self._until_sample -= 1

@@ -10,7 +10,7 @@ kernel.  Either the kernel went wrong or the recording was altered.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from septum.kvm.shadow import MAX_LEVEL, ShadowTables, is_leaf, is_table
@@ -125,6 +125,8 @@ class Finding:
     time: float = 0.0
     cpu: int = -1
     task: str = ""
+    judged: int = field(default=0, compare=False, repr=False)
+    """The line at which it was certain; what comes out between may withdraw it."""
 
 
 def finding_at(rule: str, at: Where, message: str) -> Finding:

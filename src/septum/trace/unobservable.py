@@ -14,13 +14,11 @@ __all__ = ["ALWAYS", "unobservable"]
 ALWAYS: Final = (
     "No event names the VM or the root: trees that map the same GFNs are told apart by"
     " values and table pages only. Probe: kprobe __handle_changed_spte, argument sp.",
-    "No event says which lock was held. Probe: kprobe __handle_changed_spte, argument"
-    " shared.",
+    "No event says which lock was held. Probe: kprobe __handle_changed_spte, argument shared.",
     "A, D (set by the CPU) and W (set by fast_page_fault) change without a"
     " kvm_tdp_mmu_spte_changed line. Probe for W: the event kvmmmu:fast_page_fault; for A"
     " and D: none.",
-    "The freeze and unfreeze of a mirror entry has no line. Probe: kprobe"
-    " tdp_mmu_set_spte_atomic.",
+    "The freeze and unfreeze of a mirror entry has no line. Probe: kprobe tdp_mmu_set_spte_atomic.",
     "A change that fails (7.3: an S-EPT operation that returns an error) has no line."
     " Probe: kretprobe __handle_changed_spte, return value.",
 )

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``septum check`` and ``septum compare``: rows, exit status, output, interruption."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_rig import made_up, septum
+from report_schemas import validate
+
+from septum.scenarios.result import CheckResult
+
+ROW = ("-d", "v7.3", "-s", "fault-fault")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("verdict", "status"),
+    [("holds", 0), ("violated I1", 1), ("bounded", 3), ("vacuous", 3), ("n/a", 3), ("error", 3)],
+)
+def test_exit_status(monkeypatch: pytest.MonkeyPatch, verdict: str, status: int) -> None:
+    made_up(monkeypatch, lambda design, scenario: verdict)
+    result = septum("check", *ROW)
+    assert result.exit_code == status
+    assert verdict.split()[0] in result.stdout
+    assert "1 row: " in result.stdout
+    assert result.stderr.startswith("[1/1] v7.3 / fault-fault: ")
+
+
+def test_the_default_suite_is_all_designs_in_all_default_scenarios(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = made_up(monkeypatch, lambda design, scenario: "holds")
+    monkeypatch.setattr("septum.cli.running.DEFAULT_DESIGNS", ("v7.3",))
+    assert septum("check").exit_code == 0
+    rows = calls[0]["rows"]
+    assert ("v7.3", "fault-fault") in rows and len(rows) >= 10
+
+
+def test_designs_as_arguments_and_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls = made_up(monkeypatch, lambda design, scenario: "holds")
+    mine = tmp_path / "mine.py"
+    mine.write_text("def tdp_mmu_set_spte_atomic(kvm, iter, new_spte):\n    return 0\n")
+    septum("check", mine, "-d", "v7.3", "-s", "fault-fault", "-s", "fault-fault")
+    assert calls[0]["rows"] == [(str(mine), "fault-fault"), ("v7.3", "fault-fault")]
+
+
+def test_search_options_reach_the_explorer(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = made_up(monkeypatch, lambda design, scenario: "holds")
+    septum(
+        *("check", *ROW, "--strategy", "pct", "--retries", 2, "--max-executions", 9),
+        *("--budget", "10m", "--first", "--force", "--seed", 4, "-p", "bits=2", "-p", "profile=x"),
+    )
+    options = calls[0]["options"]
+    assert (options.strategy, options.retries, options.max_executions) == ("pct", 2, 9)
+    assert (options.budget_s, options.first, options.seed) == (600.0, True, 4)
+    assert calls[0]["params"] == {"bits": 2, "profile": "x"}
+    assert calls[0]["force"] is True
+
+
+def test_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    made_up(monkeypatch, lambda design, scenario: "violated I1")
+    result = septum("check", *ROW, "--format", "json")
+    doc = json.loads(result.stdout)
+    validate("check", doc)
+    assert result.exit_code == doc["summary"]["status"] == 1
+    assert doc["results"][0]["finding"]["id"] == "I1"
+
+
+EXPECTED = """
+[[row]]
+design = "v7.3"
+scenario = "fault-fault"
+verdict = "{verdict}"
+reason = "facts 4.1"
+
+[[row]]
+design = "v7.3"
+scenario = "subtree"
+verdict = "holds"
+reason = "facts 4.4"
+"""
+
+
+@pytest.mark.parametrize(("verdict", "status"), [("holds", 0), ("bounded", 1)])
+def test_expect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verdict: str, status: int) -> None:
+    made_up(monkeypatch, lambda design, scenario: "holds")
+    path = tmp_path / "verdicts.toml"
+    path.write_text(EXPECTED.format(verdict=verdict))
+    result = septum("check", *ROW, "--expect", path)
+    assert result.exit_code == status
+    told = "Every row is as reviewed" if status == 0 else "reviewed: bounded"
+    assert told in result.stdout
+
+
+def test_ctrl_c_prints_what_is_finished_and_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def check_many(
+        rows: Sequence[tuple[str, str]], **options: Any
+    ) -> Iterator[tuple[int, CheckResult]]:
+        yield 0, CheckResult(*rows[0], {}, "holds", complete=True, executions=7)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("septum.cli.running.check_many", check_many)
+    result = septum("check", "-d", "v7.3", "-s", "fault-fault", "-s", "subtree")
+    assert result.exit_code == 130
+    assert "complete: 7 executions" in result.stdout
+    assert "septum check -d v7.3 -s subtree" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_no_colour_where_output_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    made_up(monkeypatch, lambda design, scenario: "violated I1")
+    assert "\x1b" not in septum("check", *ROW).output
+
+
+def test_compare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text("def tdp_mmu_set_spte_atomic(kvm, iter, new_spte):\n    return 0\n")
+    made_up(monkeypatch, lambda design, scenario: "holds" if design == "v7.3" else "violated I1")
+    result = septum("compare", "v7.3", mine, "-s", "fault-fault", "-s", "subtree")
+    assert result.exit_code == 1
+    assert "* 2 rows in which the designs differ" in result.stdout
+    doc = json.loads(septum("compare", "v7.3", mine, "--format", "json").stdout)
+    validate("check", doc)
+    assert "fault-fault" in doc["summary"]["differing"]
