@@ -14,6 +14,7 @@ from septum.designs import DesignError, design_names, diff, lookup, registry
 from septum.designs.registry import Toggle
 from septum.designs.v7_3 import handle_removed_pt
 from septum.kvm.structs import Functions
+from septum.kvm.tdx_sept import tdx_track
 
 MINE = """
 NAME = "mine"
@@ -41,10 +42,18 @@ class Mine:
 '''
 
 
-def test_v7_3_is_the_complete_base() -> None:
+def test_the_chain_ends_in_v7_3() -> None:
     assert "v7.3" in design_names()
     design = lookup("v7.3")
-    assert design.predecessor is None
+    names, base = [], design.predecessor
+    while base is not None:
+        names.append(base.name)
+        base = base.predecessor
+    assert names == ["feb10-sp", "feb06", "rfc-v5", "rfc-v5-08", "v6.16"]
+    assert lookup("void-callback").predecessor is None
+    assert "link_external_spt" in lookup("v6.16").functions
+    assert "link_external_spt" not in design.functions  # DROPS of rfc-v5-08
+    assert design.functions["tdx_track"] is tdx_track  # ALSO of rfc-v5-08
     assert design.functions["handle_removed_pt"] is handle_removed_pt
     assert "__handle_changed_spte" in design.own
     assert "kvm_tdp_mmu_map" in design.functions and "kvm_tdp_mmu_map" not in design.own

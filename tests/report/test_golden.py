@@ -111,7 +111,7 @@ def test_lists() -> None:
     later = Design("next", base, {"tdp_mmu_set_spte": print}, frozenset(), "A later one")
     toggle = Toggle("shared-param", dict, "Pass shared to the hook.")
     parts = [
-        design_list([base, later], [toggle]),
+        design_list([base, later], [(toggle, ["v7.3"])]),
         scenario_list([SCENARIO]),
         scenario_text(SCENARIO),
         monitor_list([Rule]),

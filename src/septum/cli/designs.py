@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
+
 import click
 
-from septum.designs import design_names, lookup, toggle_names
+from septum.designs import Design, DesignError, Toggle, design_names, lookup, toggle_names
 from septum.report.listing import design_diff, design_list
 
 __all__ = ["command"]
@@ -20,8 +23,17 @@ def command(ctx: click.Context, /, mutants: bool) -> None:
         kinds = ("toggle", "mutant") if mutants else ("toggle",)
         designs = [lookup(name) for name in design_names()]
         names = [name for kind in kinds for name in toggle_names(kind)]
-        toggles = [lookup(f"{designs[0].name}+{name}").toggles[-1] for name in names]
-        click.echo(design_list(designs, toggles), nl=False)
+        click.echo(design_list(designs, [_toggle(name, designs) for name in names]), nl=False)
+
+
+def _toggle(name: str, designs: Sequence[Design]) -> tuple[Toggle, list[str]]:
+    """A toggle and the designs to which it applies."""
+    found: list[Design] = []
+    for base in designs:
+        with suppress(DesignError):
+            found.append(lookup(f"{base.name}+{name}"))
+    bases = [design.predecessor.name for design in found if design.predecessor is not None]
+    return found[0].toggles[-1], bases
 
 
 @command.command("diff")

@@ -92,10 +92,10 @@ _SEARCH = (
     ),
     click.option(
         "--max-executions",
-        type=click.IntRange(min=0),
+        type=click.IntRange(min=-1),
         default=0,
         metavar="N",
-        help="Stop a row after that many (0: no bound; 1000 when sampling).",
+        help="Stop a row after that many (0: the scenario's own bound, if any; -1: never).",
     ),
     click.option("--budget", type=DURATION, default=0.0, help="Stop a row after that time."),
     click.option("--first", is_flag=True, help="Stop a row at its first finding."),

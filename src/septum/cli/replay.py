@@ -8,7 +8,7 @@ import click
 from septum.cli.options import format_option
 from septum.kvm.versions import KERNELS
 from septum.report.documents import dump, replay_document, replay_status
-from septum.report.replay_text import replay_text
+from septum.report.replay_text import replay_lines
 from septum.trace import replay
 
 __all__ = ["command"]
@@ -33,5 +33,5 @@ def command(ctx: click.Context, /, files: tuple[str, ...], kernel: str | None, f
     if form == "json":
         click.echo(dump(replay_document(results)), nl=False)
     else:
-        click.echo("\n".join(replay_text(result) for result in results), nl=False)
+        click.echo("\n\n".join("\n".join(replay_lines(result)) for result in results))
     ctx.exit(replay_status(results))

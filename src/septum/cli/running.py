@@ -24,7 +24,7 @@ import click
 from septum.cli.terminal import progress
 from septum.designs import lookup
 from septum.explore import Options
-from septum.report.layout import clean, command
+from septum.report.layout import clean, command, number
 from septum.scenarios.check import DEFAULT_DESIGNS, check_many
 from septum.scenarios.counterexample import save
 from septum.scenarios.result import CheckResult
@@ -115,9 +115,10 @@ def go_on(outcome: Outcome) -> list[str]:
     designs = dict.fromkeys(design for design, _ in outcome.left)
     scenarios = dict.fromkeys(scenario for _, scenario in outcome.left)
     words = ["septum", "check"]
-    words += [word for design in designs for word in ("-d", design)]
+    if tuple(designs) != DEFAULT_DESIGNS:
+        words += [word for design in designs for word in ("-d", design)]
     words += [word for scenario in scenarios for word in ("-s", scenario)]
-    head = f"Interrupted: {len(outcome.left)} rows are left.  To check them:"
+    head = f"Interrupted: {number(len(outcome.left), 'row')} left.  To check what is left:"
     return [head, *command(words)]
 
 
@@ -133,10 +134,8 @@ def save_all(results: Sequence[CheckResult], directory: Path) -> dict[Row, str]:
     for r in results:
         if r.counterexample is None:
             continue
-        rule = r.counterexample.finding.rule
-        name = "-".join(
-            re.sub(r"[^A-Za-z0-9.+_]+", "-", part) for part in (r.design, r.scenario, rule)
-        )
+        words = (Path(r.design).name, r.scenario, r.counterexample.finding.rule)
+        name = "-".join(re.sub(r"[^A-Za-z0-9.+_]+", "-", word) for word in words)
         path = directory / f"{name.strip('-.')}.json"
         try:
             save(r.counterexample, path)

@@ -12,7 +12,8 @@ TRACK comes *after* the kick, which sends vCPUs into a loop until it is done
 (``tdh_mem_track``).  A fault is one pass: retrying is the guest's business.
 
 Not modelled: the parking of zapped leafs ("private zapped", RANGE.UNBLOCK), which was
-optional.  A table replaced by a leaf is an ordinary install, which the module refuses.
+optional.  A leaf that replaces a table is an ordinary install once the table's pages are
+gone: the guest loses their contents.
 """
 
 from __future__ import annotations

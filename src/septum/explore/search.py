@@ -32,7 +32,7 @@ class Options:
 
     :ivar retries: repeats of a failed attempt that nobody influenced, explored before
         the retry is folded into an await.
-    :ivar max_executions: 0 = no bound (for sampling: 1000).
+    :ivar max_executions: 0 = no bound of its own (for sampling: 1000), -1 = none at all.
     :ivar budget_s: seconds, 0 = no bound.
     """
 
@@ -78,6 +78,7 @@ def _search(
 ) -> SearchResult:
     machine = program.machine
     machine.retries_allowed = options.retries
+    most = max(options.max_executions, 0)
     limits = Limits(options.steps)
     deadline = perf_counter() + options.budget_s if options.budget_s else 0.0
     folded = False
@@ -94,7 +95,7 @@ def _search(
             program,
             len(program.bodies),
             limits=limits,
-            max_executions=options.max_executions,
+            max_executions=most,
             deadline=deadline,
             first=options.first,
             progress=progress,
@@ -105,7 +106,7 @@ def _search(
         result = run(
             program,
             limits=limits,
-            max_executions=options.max_executions,
+            max_executions=most,
             deadline=deadline,
             first=options.first,
             on_execution=each,
@@ -114,7 +115,7 @@ def _search(
         result = sample(
             program,
             strategy,
-            options.max_executions or 1000,
+            most or 1000,
             limits=limits,
             seed=options.seed,
             depth=options.depth,

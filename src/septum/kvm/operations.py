@@ -30,6 +30,7 @@ from septum.kvm.structs import (
     Kvm,
     KvmMmuPage,
 )
+from septum.kvm.tdp_iter import TdpIter
 from septum.kvm.tdp_mmu import lock, unlock
 from septum.kvm.zap import KvmGfnRange
 
@@ -157,27 +158,32 @@ def _retried(
 
 
 def force_huge_leaf(kvm: Kvm, vcpu: int, gfn: int, level: int = PG_LEVEL_2M) -> int:
-    """A huge mirror leaf where the design has none (``--force``), for start states only.
+    """A huge mirror leaf where the design has none, for start states only.
 
-    The fault path runs as usual, but for a leaf the hook goes straight to TDH.MEM.PAGE.AUG
-    and the level limits are lifted meanwhile.  No table may be there yet.
+    The fault path runs with the level limits lifted; the leaf itself goes past the
+    design's hooks: TDH.MEM.PAGE.AUG, then the store and the statistics.
     """
     fn = kvm.fn
-    regular = fn.set_external_spte
-    saved = {name: getattr(fn, name) for name in ("set_external_spte", "kvm_mmu_max_mapping_level")}
+    regular = fn.tdp_mmu_set_spte_atomic
+    limit = fn.kvm_mmu_max_mapping_level
 
-    def set_external_spte(kvm: Kvm, gfn: int, old_spte: int, new_spte: int, level: int) -> int:
-        if is_last_spte(new_spte, level):
-            return int(fn.tdx_mem_page_aug(kvm, gfn, level, spte_to_pfn(new_spte)))
-        return int(regular(kvm, gfn, old_spte, new_spte, level))
+    def tdp_mmu_set_spte_atomic(kvm: Kvm, iter: TdpIter, new_spte: int) -> int:
+        if not is_last_spte(new_spte, iter.level):
+            return int(regular(kvm, iter, new_spte))
+        result = fn.tdh_mem_page_aug(kvm, iter.gfn, iter.level, spte_to_pfn(new_spte))
+        if result.rax:
+            return -EIO
+        iter.sptep.write(new_spte)
+        fn.kvm_update_page_stats(kvm, iter.level, 1)
+        return 0
 
-    fn.set_external_spte = set_external_spte
+    fn.tdp_mmu_set_spte_atomic = tdp_mmu_set_spte_atomic
     fn.kvm_mmu_max_mapping_level = lambda kvm, fault: level
     try:
         r = fault(kvm, vcpu, gfn)
     finally:
-        for name, function in saved.items():
-            setattr(fn, name, function)
+        fn.tdp_mmu_set_spte_atomic = regular
+        fn.kvm_mmu_max_mapping_level = limit
     return 0 if r == RET_PF_FIXED else r
 
 

@@ -158,6 +158,8 @@ class ShadowTables:
         self.linked = 0
         self.removed = 0
         self.unseen = 0
+        self.live = 0
+        """Tables met and not removed, roots included."""
         self.changes = 0
         self.epoch = 0
         self.roots_announced = [0] * (MAX_LEVEL + 1)
@@ -296,6 +298,7 @@ class ShadowTables:
         table = Table(as_id, level, base, pfn, default)
         table.epoch = self.epoch
         table.born = self.changes
+        self.live += 1
         self.groups.setdefault(self.key(as_id, gfn, level), []).append(table)
         if pfn >= 0:
             self.pages[pfn] = table
@@ -364,11 +367,10 @@ class ShadowTables:
         if new in FROZEN_VALUES and not is_shadow_present_pte(old):
             table.swept = True
         gfn = table.base + (index << self.shifts[level - 1])
-        if is_table(old, level) and (
-            not is_table(new, level) or spte_to_pfn(old) != spte_to_pfn(new)
-        ):
+        same_page = is_table(new, level) and spte_to_pfn(old) == spte_to_pfn(new)
+        if is_table(old, level) and not same_page:
             gone = self.unlink(table.as_id, gfn, level, old, removed)
-        if is_table(new, level) and not is_table(old, level):
+        if is_table(new, level) and not (is_table(old, level) and same_page):
             self._link(table.as_id, gfn, level, old, new)
         if table.root and not table.entries:
             self.drop(table)  # only a dying root loses its last entry
@@ -417,6 +419,7 @@ class ShadowTables:
             found.expire(self.epoch)
         self.pages.pop(pfn, None)
         found.dying = True
+        self.live -= 1
         return found
 
     def doubt(self, table: Table, index: int) -> None:
@@ -435,6 +438,7 @@ class ShadowTables:
         if table not in group:
             return {}
         group.remove(table)
+        self.live -= not table.dying
         left: dict[int, int] = {}
         indices = range(self.size) if table.small or table.swept else sorted(table.entries)
         for index in indices:
@@ -467,11 +471,3 @@ class ShadowTables:
             value = table.counted(index)
             if value != UNKNOWN and is_leaf(value, table.level):
                 self.leafs[table.level] -= 1
-
-    def live_tables(self) -> list[int]:
-        """Linked or met tables by level (index = level)."""
-        counts = [0] * (MAX_LEVEL + 1)
-        for group in self.groups.values():
-            for table in group:
-                counts[table.level] += not table.dying
-        return counts

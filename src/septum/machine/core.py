@@ -381,6 +381,10 @@ class Machine:
             self.rewind(mark)
         return execution
 
+    def forget(self) -> None:
+        """Make every event of the next run anew."""
+        self._last = []
+
     def _repeated(
         self, bodies: Sequence[tuple[str, Callable[[], None]]], prefix: Sequence[Decision]
     ) -> int:

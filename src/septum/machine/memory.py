@@ -62,9 +62,10 @@ class Word(Cell):
         """WRITE_ONCE(): a plain store."""
         m = self.m
         event = m.point("write", self.name) if m.interleaving else None
+        old = self.v
         self._store(v)
         if event is not None:
-            event.seen = m.journal[-1][1]
+            event.seen = old
             event.left = v
 
     def xchg(self, v: Any) -> Any:

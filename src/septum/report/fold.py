@@ -7,7 +7,7 @@ best ones are shown; the others are folded as ``(n steps)``, so that nothing is 
 without being counted.  The ranks, best first:
 
 0. the racing pair, the steps at which a rule broke, choices other than the first option,
-1. steps on an object of the racing pair or of the finding, if tasks contend for it,
+1. steps on an object of the racing pair or of the finding,
 2. SEAMCALLs as they return, and changes of an object that another task touches,
 3. reads and failed compare-and-exchanges of such an object, waits for a retry,
 4. locks that tasks contend for,
@@ -84,7 +84,6 @@ def rank_steps(
     wanted = set(focus)
     for at in pair or ():
         wanted |= {obj for obj, _ in touched(events[at])}
-    wanted &= shared
     seamcalls = set(calls)
     ranks = []
     for at, event in enumerate(events):
@@ -108,7 +107,8 @@ def _rank(event: Event, shared: set[str], wanted: set[str], seamcall: bool) -> i
     if seamcall:
         return 2
     if not objects & shared:
-        return _PRIVATE if event.label or event.seen != event.left else _NEVER
+        changed = event.seen != event.left or any(kind != READ for _, kind in own if event.label)
+        return _PRIVATE if changed else _NEVER
     if locks:
         return 4
     if event.label or event.seen != event.left or own[0][1] == WAIT:

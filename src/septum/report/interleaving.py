@@ -159,15 +159,17 @@ class _Table:
         end = len(replay.events) - 1 if budget < 0 else last_step(replay, upto)
         events = replay.events[: end + 1]
         marked = {f.step for f in replay.findings if f.task >= 0}
-        calls = {at for at in range(len(events)) if any(map(is_call, replay.traces.get(at, ())))}
+        calls = {
+            at for at in range(len(replay.events)) if any(map(is_call, replay.traces.get(at, ())))
+        }
         ranks = rank_steps(
-            events,
+            replay.events,
             pair=replay.pair,
-            marked=(at for at in marked if 0 <= at <= end),
+            marked=marked,
             focus=(f.obj for f in replay.findings if f.obj),
             calls=calls,
         )
-        shown = set(shown_steps(ranks, budget))
+        shown = set(shown_steps(ranks[: end + 1], budget))
         self._head()
         for at, event in enumerate(events):
             self.now = self.states.get(at, self.now)

@@ -39,8 +39,16 @@ def first_sentence(doc: str) -> str:
     return paragraph if end < 0 else paragraph[: end + 1]
 
 
-def design_list(designs: Sequence[Design], toggles: Sequence[Toggle], *, width: int = WIDTH) -> str:
-    """Every design: name, predecessor, one sentence, functions of its patch; then toggles."""
+def design_list(
+    designs: Sequence[Design],
+    toggles: Sequence[tuple[Toggle, Sequence[str]]],
+    *,
+    width: int = WIDTH,
+) -> str:
+    """Every design: name, predecessor, one sentence, functions of its patch.
+
+    :param toggles: with the designs to which each applies.
+    """
     lines: list[str] = []
     for design in designs:
         after = f" (on {design.predecessor.name})" if design.predecessor is not None else ""
@@ -50,9 +58,11 @@ def design_list(designs: Sequence[Design], toggles: Sequence[Toggle], *, width: 
         if names:
             lines += fill(f"replaces {clean(names)}", width, first="    ")
     if toggles:
-        lines += ["", *fill("Added to any design with a plus sign, as in v7.3+NAME:", width)]
-    for toggle in toggles:
-        lines += fill(clean(f"+{toggle.name} ({toggle.kind})"), width)
+        lines += ["", *fill("Added to a design with a plus sign, as in v7.3+NAME:", width)]
+    for toggle, bases in toggles:
+        every = len(bases) == len(designs)
+        where = "any design" if every else ", ".join(bases)
+        lines += fill(clean(f"+{toggle.name} ({toggle.kind}, on {where})"), width, rest="    ")
         lines += fill(clean(first_sentence(toggle.doc)), width, first="    ")
     return "\n".join([*lines, "", "septum designs diff A B shows what separates two designs.", ""])
 

@@ -55,6 +55,8 @@ def _summary(result: ReplayResult) -> list[str]:
     kernel = f"kernel {result.kernel}" if result.kernel else "kernel not told"
     tables = f", {result.format.upper()}" if result.format else ""
     whole = "a part is missing" if result.partial else "nothing is missing"
+    if result.mid_life:
+        whole = f"begins mid-life; {whole}"
     return _wrap(
         f"{_plural(result.event_count, 'event')} in {_plural(result.lines, 'line')};"
         f" {kernel}{tables}; {whole}",

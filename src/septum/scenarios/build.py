@@ -113,7 +113,9 @@ def build(
     :raises DesignError, UnknownName, BadParameter: with what to do about it.
     """
     if isinstance(design, str):
-        design = lookup(design)
+        base, design = lookup(design.split("+")[0]), lookup(design)
+    else:
+        base = design
     if isinstance(scenario, str):
         scenario = find(scenario)
     chosen = _params(scenario, params or {})
@@ -128,7 +130,7 @@ def build(
     kvm = create_tdx_vm(
         machine,
         geometry,
-        design.functions,
+        base.functions,
         start.vcpus,
         finalized=start.finalized,
         profile=chosen["profile"],
@@ -137,6 +139,8 @@ def build(
         fine=bool(chosen["fine"]),
     )
     prepare(kvm, start)
+    # Toggles and mutants are judged in the race, not for what they did to its start.
+    vars(kvm.fn).update(design.functions)
     if scenario.inject is not None:
         kvm.tdx.injection = _injection(machine, scenario.inject)
     view = KvmView(kvm)

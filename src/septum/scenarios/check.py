@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from typing import Any
 
 from septum.designs.registry import lookup
@@ -16,6 +17,7 @@ from septum.scenarios.build import Built, build, missing_capabilities
 from septum.scenarios.counterexample import record
 from septum.scenarios.model import Scenario
 from septum.scenarios.result import CheckResult
+from septum.scenarios.start import StartError
 from septum.scenarios.suite import SCENARIOS, find
 
 __all__ = ["DEFAULT_DESIGNS", "check", "check_many", "default_rows", "primary"]
@@ -76,7 +78,12 @@ def check(
         return CheckResult(
             design, scenario.name, dict(params or {}), "n/a", note=f"needs {', '.join(lacking)}"
         )
-    built = build(resolved, scenario, params, monitors_off)
+    try:
+        built = build(design, scenario, params, monitors_off)
+    except StartError as error:
+        return CheckResult(design, scenario.name, dict(params or {}), "error", note=str(error))
+    if scenario.bound and not options.max_executions and not options.budget_s:
+        options = replace(options, max_executions=scenario.bound)
     result = search(built.program, options, progress=progress)
     row = CheckResult(
         design,
@@ -118,7 +125,7 @@ def _violated(
     small = minimise(built.program, len(built.program.bodies), found, Limits(options.steps))
     row.verdict = "error" if small.finding.rule == "EXCEPTION" else "violated"
     row.finding = small.finding
-    row.counterexample = record(built, small)
+    row.counterexample = replace(record(built, small), design=row.design)
     row.other_findings = sorted(r for r in result.found if r != small.finding.rule)
 
 

@@ -98,6 +98,8 @@ class Scenario:
         execution; else the row is vacuous.
     :ivar needs: capabilities a design must have.
     :ivar yields: reschedules that an operation may meet.
+    :ivar bound: executions after which the default search gives up (0: never); the row
+        is then ``bounded``.
     """
 
     name: str
@@ -113,6 +115,7 @@ class Scenario:
     yields: int = 0
     epilogue: bool = True
     default: bool = True
+    bound: int = 0
 
     def params(self) -> dict[str, Any]:
         """The parameters that ``-p key=value`` may change, with their defaults."""

@@ -48,6 +48,7 @@ class _After(MachineProgram):
         *,
         fingerprint: bool = False,
     ) -> Execution:
+        self.machine.forget()  # its events are changed below
         whole = super().run([*self.kept, *prefix], sleep, policy, limits, fingerprint=fingerprint)
         cut = len(self.kept)
         whole.events = whole.events[cut:]

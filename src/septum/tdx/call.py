@@ -203,12 +203,17 @@ class Call:
         self.held.append(walk.release)
         return walk
 
-    def lock_implicit(self, entry: PamtEntry, operand: int, *, exclusive: bool) -> None:
-        """Implicit access: the leaf PAMT entry only."""
+    def lock_implicit(
+        self, entry: PamtEntry, operand: int, *, exclusive: bool, kind: PageType
+    ) -> None:
+        """Implicit access: the leaf PAMT entry only.  Its type is known from elsewhere;
+        another one is a fatal error of the module."""
         lock = entry.lock
         if not lock.acquire(exclusive):
             raise Refused(TDX_OPERAND_BUSY | operand)
         self.held.append(lambda: lock.release(exclusive))
+        if entry.peek()[0] is not kind:
+            self.module.halt(f"{self.name}: {entry.name} is {entry.type.name}, not {kind.name}")
 
     # --- TD ----------------------------------------------------------------------------
 
@@ -220,7 +225,8 @@ class Call:
 
     def lock_tdr_implicit(self, hpa: int) -> Td:
         """The owner's TDR, shared: BUSY|TDR."""
-        self.lock_implicit(self.module.pamt.entry(hpa, 0), Operand.TDR, exclusive=False)
+        entry = self.module.pamt.entry(hpa, 0)
+        self.lock_implicit(entry, Operand.TDR, exclusive=False, kind=PageType.TDR)
         self.td = self.module.td(hpa)
         return self.td
 

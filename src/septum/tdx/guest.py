@@ -204,7 +204,7 @@ def on_tdcall(g: Guest, name: str, regs: Mapping[str, int]) -> GuestResult:
                 status=TDX_HOST_PRIORITY_BUSY_TIMEOUT,
                 trap=True,
             )
-    elif vcpu.hp_since.v is not None:
+    elif result.event == "resume" and vcpu.hp_since.v is not None:
         vcpu.hp_since.poke(None)
     if result.event == "resume":
         vcpu.rip.poke(vcpu.rip.peek() + 4)

@@ -150,7 +150,7 @@ def tdh_mem_page_remove(c: Call) -> int:
         c.drop_accept_counter()
         hpa = hpa_of(c.raw)
         page = c.module.pamt.entry(hpa, c.level)
-        c.lock_implicit(page, Operand.RCX, exclusive=True)
+        c.lock_implicit(page, Operand.RCX, exclusive=True, kind=PageType.REG)
     c.blocked_and_tracked(page)
     with c.phase("commit"):
         importing = c.op_state in IMPORT_OP_STATES
@@ -199,7 +199,7 @@ def tdh_mem_page_relocate(c: Call) -> int:
         if old == c.r8:
             raise Refused(TDX_OPERAND_INVALID | Operand.R8)
         before = c.module.pamt.entry(old, 0)
-        c.lock_implicit(before, Operand.RCX, exclusive=True)
+        c.lock_implicit(before, Operand.RCX, exclusive=True, kind=PageType.REG)
     c.blocked_and_tracked(before)
     with c.phase("lock page"):
         page = c.lock_page(c.r8, Operand.R8, PageType.NDA, exclusive=True)

@@ -79,7 +79,7 @@ def tdh_mem_page_demote(c: Call) -> int:
         if module.profile.demote_interruptible and c.interrupted():
             c.regs.rcx, c.regs.rdx = c.rcx, c.rdx
             return TDX_INTERRUPTED_RESTARTABLE
-        c.lock_implicit(large, Operand.RCX, exclusive=True)
+        c.lock_implicit(large, Operand.RCX, exclusive=True, kind=PageType.REG)
     with c.phase("commit"):
         _fill_children(c)
         c.commit_entry(non_leaf(c.r8))
@@ -148,7 +148,7 @@ def tdh_mem_page_promote(c: Call) -> int:
         c.require_state()
         table_hpa = hpa_of(c.raw)
         table = module.pamt.entry(table_hpa, 0)
-        c.lock_implicit(table, Operand.RCX, exclusive=True)
+        c.lock_implicit(table, Operand.RCX, exclusive=True, kind=PageType.EPT)
     c.blocked_and_tracked(table)
     locked: list[Word] = []
     c.held.append(lambda: _unlock(c, locked))
@@ -158,7 +158,7 @@ def tdh_mem_page_promote(c: Call) -> int:
             c.regs.rcx, c.regs.rdx = c.rcx, c.rdx
             return TDX_INTERRUPTED_RESTARTABLE
         large = module.pamt.entry(hpa_of(first), c.level)
-        c.lock_implicit(large, Operand.RCX, exclusive=True)
+        c.lock_implicit(large, Operand.RCX, exclusive=True, kind=PageType.NDA)
     with c.phase("commit"):
         c.commit_entry(first)
         locked.clear()

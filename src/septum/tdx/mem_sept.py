@@ -132,7 +132,7 @@ def tdh_mem_sept_remove(c: Call) -> int:
         c.require_state()
         hpa = hpa_of(c.raw)
         page = c.module.pamt.entry(hpa, 0)
-        c.lock_implicit(page, Operand.RCX, exclusive=True)
+        c.lock_implicit(page, Operand.RCX, exclusive=True, kind=PageType.EPT)
     c.blocked_and_tracked(page)
     with c.phase("commit"):
         if not _all_free(c, hpa):

@@ -92,7 +92,6 @@ def tdh_mng_create(c: Call) -> int:
         hkid.poke((KotState.ASSIGNED, 0))
         c.module.td(c.rcx).reset(c.rdx)
         page.change(PageType.TDR, 0)
-        page.bepoch.poke(0)
         c.release()
     return TDX_SUCCESS
 
@@ -169,7 +168,6 @@ def tdh_mng_addcx(c: Call) -> int:
             c.module.sept.prepare(c.rcx)
         td.tdcx.poke((*tdcx, c.rcx))
         page.change(PageType.TDCX, td.hpa)
-        page.bepoch.poke(0)
         td.chldcnt.bump(1)
         c.release()
     return TDX_SUCCESS

@@ -10,7 +10,8 @@ An *explicit* access walks 1G, 2M, 4K: shared on the larger entries, the wanted 
 the leaf, where a shared 2M or 1G lock is upgraded.  So locking any 4K page pins its 2M
 and 1G entries.  An *implicit* access locks the leaf entry only.
 
-Freeing sets the type to PT_NDA; owner and BEPOCH stay stale, as in the module.
+Freeing sets the type to PT_NDA; owner and BEPOCH stay stale, as in the module.  Only
+ADD, AUG, SEPT.ADD, RELOCATE and DEMOTE's children set BEPOCH to 0 (section 5).
 
 Source: ``src/common/memory_handlers/pamt_manager.c``.
 """

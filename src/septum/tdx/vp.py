@@ -53,7 +53,6 @@ def tdh_vp_create(c: Call) -> int:
     with c.phase("commit"):
         c.module.vcpu(c.rcx).reset(td.hpa)
         page.change(PageType.TDVPR, td.hpa)
-        page.bepoch.poke(0)
         td.chldcnt.bump(1)
         c.release()
     return TDX_SUCCESS
@@ -87,7 +86,6 @@ def tdh_vp_addcx(c: Call) -> int:
     with c.phase("commit"):
         vcpu.pages.poke(vcpu.pages.peek() + 1)
         page.change(PageType.TDCX, c.td.hpa)
-        page.bepoch.poke(0)
         c.td.chldcnt.bump(1)
         c.release()
     return TDX_SUCCESS
@@ -115,7 +113,7 @@ def tdh_vp_init(c: Call) -> int:
         exclusive = c.version == 1 and c.module.profile.vp_init_tdr_exclusive
         page = c.lock_page(c.rcx, Operand.RCX, PageType.TDVPR, exclusive=True)
         owner = c.module.pamt.entry(page.peek()[1], 0)
-        c.lock_implicit(owner, Operand.TDR, exclusive=exclusive)
+        c.lock_implicit(owner, Operand.TDR, exclusive=exclusive, kind=PageType.TDR)
         td = c.td = c.module.td(owner.hpa)
         vcpu = c.module.vcpu(c.rcx)
         c.build_state()

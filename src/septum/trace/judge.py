@@ -195,10 +195,10 @@ class Judge:
             table = self._jump(key, at, event, table, last)
         if level > 1 and is_table(new, level) and not is_table(old, level):
             self._check_page(at, event)
-        removal = None
+        removed = None
         if level > 1 and is_table(old, level):
-            removal = self.removals.removed_by(at, event, self.version)
-        gone = tables.store(table, index, old, new, removal.table if removal else None)
+            removed = self.removals.removed_by(at, event, self.version)
+        gone = tables.store(table, index, old, new, removed)
         if gone is not None:
             self.removals.unlinked(at, gone)
 
@@ -299,8 +299,7 @@ class Judge:
         """A late line leaves its entry as it is now, but a table that it removed goes."""
         as_id, gfn, level, old, new = event
         if level > 1 and is_table(old, level) and not is_table(new, level):
-            removal = self.removals.removed_by(at, event, self.version)
-            table = removal.table if removal else None
+            table = self.removals.removed_by(at, event, self.version)
             self.removals.unlinked(at, self.tables.unlink(as_id, gfn, level, old, table))
 
     def _settle(self, debt: Debt) -> None:

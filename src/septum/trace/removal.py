@@ -124,19 +124,17 @@ class Removals:
 
     def removed_by(
         self, at: Where, event: SpteChanged, version: KernelVersion | None
-    ) -> Removal | None:
-        """7.3: the removal whose end is this line of the table's parent."""
+    ) -> Table | None:
+        """7.3: the table whose removal ends with this line of its parent."""
         task = self._tasks.get(at.pid)
         if task is None or not task.announced or version is None or version.parent_first:
             return None
         shift = self.tables.shifts[event.level - 1]
+        base = event.gfn >> shift << shift
         for removal in reversed(task.announced):
-            if removal.level == event.level - 1 and removal.gfn in (
-                None,
-                event.gfn >> shift << shift,
-            ):
+            if removal.level == event.level - 1 and removal.gfn in (None, base):
                 task.announced.remove(removal)
-                return removal
+                return removal.table
         return None
 
     def after_change(self, at: Where, event: SpteChanged) -> None:

@@ -63,13 +63,13 @@ class Replay:
         """Per CPU, the last line it wrote."""
         self._lossy: set[int] = set()
         self._started = False
-        self._mid_life = False
         self._sorted = False
         self._latest = 0.0
         self._steps_back = 0
         self._entries = 0
         self._records = 0
         self._stride = 1
+        self._peak = [0, 0, 0, 0]
         self._until_sample = 0
         self._old_access = False
 
@@ -181,6 +181,10 @@ class Replay:
             self.judge.late(at, event, self._last_line.get(at.cpu, 0))
         else:
             self.judge.spte_changed(at, event)
+        leafs, peak = self.tables.leafs, self._peak
+        for level in (1, 2, 3):
+            if leafs[level] > peak[level]:
+                peak[level] = leafs[level]
         self._until_sample -= 1
         if self._until_sample < 0:
             self._sample(at.time)
@@ -188,7 +192,7 @@ class Replay:
     def _begin(self, *, mid_life: bool) -> None:
         self._started = True
         if mid_life:
-            self._mid_life = True
+            self.result.mid_life = True
             self.judge.closed = False
 
     def _other(self, at: Where, event: Event) -> None:
@@ -238,13 +242,7 @@ class Replay:
         """Keep at most MAX_SAMPLES: when full, drop every second and halve the rate."""
         result, leafs = self.result, self.tables.leafs
         now = (leafs[1], leafs[2], leafs[3])
-        result.peak = (
-            max(result.peak[0], now[0]),
-            max(result.peak[1], now[1]),
-            max(result.peak[2], now[2]),
-        )
-        live = self.tables.linked - self.tables.removed
-        result.samples.append(Sample(result.lines, time, now, live))
+        result.samples.append(Sample(result.lines, time, now, self.tables.live))
         if len(result.samples) >= MAX_SAMPLES:
             del result.samples[1::2]
             self._stride *= 2
@@ -265,7 +263,7 @@ class Replay:
         self._notes()
         result.unobservable = unobservable(
             result.events,
-            mid_life=self._mid_life,
+            mid_life=result.mid_life,
             lost=bool(self._lossy or result.lost_events),
             unseen=self.tables.unseen,
             guests_paging="kvm_mmu_paging_element" in result.events,
@@ -292,14 +290,14 @@ class Replay:
     def _totals(self) -> None:
         result, shadow = self.result, self.tables
         result.leafs = (shadow.leafs[1], shadow.leafs[2], shadow.leafs[3])
+        result.peak = (self._peak[1], self._peak[2], self._peak[3])
         if result.samples:
             result.first_time, result.last_time = result.samples[0].time, self._latest
-            live = shadow.linked - shadow.removed
-            result.samples.append(Sample(result.lines, self._latest, result.leafs, live))
+            result.samples.append(Sample(result.lines, self._latest, result.leafs, shadow.live))
         result.format = shadow.format.name if shadow.format is not None else None
         tables = result.tables
         tables.linked, tables.removed, tables.unseen = shadow.linked, shadow.removed, shadow.unseen
-        tables.live = sum(shadow.live_tables())
+        tables.live = shadow.live
 
     def _notes(self) -> None:
         notes, judge = self.result.notes, self.judge

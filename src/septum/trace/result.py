@@ -3,7 +3,7 @@
 
 `ReplayResult.to_json` is the `replay` result of the output contract: `file`, `events`,
 `findings`, `leafs`, `lost_events`, `unreadable_lines`, `unobservable`, `partial`; and
-`kernel`, `format`, `tables` beside them (schema: docs/schemas).
+`kernel`, `format`, `tables`, `notes`, `mid_life` beside them (schema: docs/schemas).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LEVEL_NAMES: Final = ("4K", "2M", "1G")
 
 
 class Sample(NamedTuple):
-    """Known present leafs per level, and linked table pages, after a line."""
+    """Known present leafs per level, and table pages with roots, after a line."""
 
     line: int
     time: float
@@ -35,7 +35,8 @@ class Unreadable(NamedTuple):
 @dataclass(slots=True)
 class Tables:
     """Page table pages.  ``allocated`` counts kvm_mmu_get_page lines, also of pages that
-    lost the race to be linked; ``unseen`` were linked before the recording shows it."""
+    lost the race to be linked; ``unseen`` are in use though no line linked them; ``live``
+    are known at the end, roots included."""
 
     roots: int = 0
     allocated: int = 0
@@ -64,6 +65,8 @@ class ReplayResult:
     unobservable: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What is odd about the recording itself."""
+    mid_life: bool = False
+    """The first lines are of a VM that ran already."""
     partial: bool = False
     findings: list[Finding] = field(default_factory=list)
 
@@ -78,7 +81,7 @@ class ReplayResult:
             "kernel": self.kernel,
             "format": self.format,
             "events": dict(sorted(self.events.items())),
-            "findings": [asdict(finding) for finding in self.findings],
+            "findings": [_finding(finding) for finding in self.findings],
             "leafs": {
                 "final": dict(zip(LEVEL_NAMES, self.leafs, strict=True)),
                 "peak": dict(zip(LEVEL_NAMES, self.peak, strict=True)),
@@ -96,5 +99,12 @@ class ReplayResult:
             },
             "unobservable": self.unobservable,
             "notes": self.notes,
+            "mid_life": self.mid_life,
             "partial": self.partial,
         }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    fields = asdict(finding)
+    del fields["judged"]
+    return fields

@@ -159,6 +159,8 @@ class Lines:
             carry = lines.pop()
             if skipping and lines:
                 lines[0], skipping = "", False
+            elif skipping:
+                carry = ""
             if len(carry) > MAX_LINE:
                 carry, skipping = "", True
                 self.too_long.append(number + len(lines) + 1)

@@ -124,6 +124,6 @@ def _reason(line: str) -> str:
         return "binary data"
     if re.search(r"\[\d{1,5}\]", line) is None:
         return "no task-pid [cpu] before the event"
-    if re.search(r"\d:\s", line) is None:
+    if re.search(r"\d:(\s|$)", line) is None:
         return "no time stamp"
-    return "no event name after the time stamp" if ": " in line else "cut inside the envelope"
+    return "no event name after the time stamp"

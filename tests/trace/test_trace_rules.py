@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Each rule finds what it states, and nothing in the run beside it."""
+
+import pytest
+from trace_rig import EMPTY, FROZEN, ROOT, Writer, leaf, run, table
+
+from septum.trace import RULES
+
+
+def tree() -> Writer:
+    writer = Writer()
+    writer.tree()
+    return writer
+
+
+def test_ordinary_run() -> None:
+    w = tree()
+    w.change(1, 1, EMPTY, leaf(0x91))
+    w.change(1, 1, leaf(0x91), leaf(0x91, 0xE65))
+    w.change(1, 1, leaf(0x91), EMPTY)  # W by fast_page_fault
+    w.change(1, 2, EMPTY, 0x8000000002187)  # MMIO
+    w.change(1, 2, 0x8000000002187, leaf(0x92))
+    w.prepare_zap(1, 0)
+    w.change(1, 2, leaf(0x92), FROZEN)
+    w.change(2, 0, table(0x13), EMPTY)
+    assert w.rules() == []
+    assert run(w.lines).leafs == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("rule", "change"),
+    [
+        ("LINE", (1, 1, leaf(0x91), leaf(0x91))),
+        ("I11", (1, 1, leaf(0x91), leaf(0x92))),
+        ("I13", (1, 1, leaf(0x91), leaf(0x91, 0xA67))),
+        ("I13", (1, 1, leaf(0x91), leaf(0x91, 0xC65))),
+        ("WARN:__handle_changed_spte", (1, 1, leaf(0x91), 0x91667)),
+        ("WARN:__handle_changed_spte", (1, 1, leaf(0x91), 0)),
+        ("WARN:__handle_changed_spte", (2, 0x200, EMPTY, leaf(0x91, 0xEE7))),
+        ("WARN:__handle_changed_spte", (2, 0, table(0x13), table(0x14))),
+        ("WARN:__handle_changed_spte", (2, 1, EMPTY, table(0x14))),
+        ("WARN:__handle_changed_spte", (6, 0, EMPTY, table(0x14))),
+        ("WARN:__handle_changed_spte", (0, 0, EMPTY, table(0x14))),
+        ("WARN:__handle_changed_spte", (1, 1 << 40, EMPTY, leaf(0x92))),
+        ("I20", (1, 1, leaf(0x91, 0xE47), EMPTY)),
+        ("I20", (1, 1, EMPTY, leaf(0x92))),
+        ("I20", (1, 3, leaf(0x92), EMPTY)),
+        ("I20-link", (2, 0x200, EMPTY, table(0x12))),
+        ("I20-link", (1, 0x400, EMPTY, leaf(0x92))),
+        ("I9", (1, 1, leaf(0x91), FROZEN)),
+    ],
+)
+def test_one_bad_line(rule: str, change: tuple[int, int, int, int]) -> None:
+    w = tree()
+    w.change(1, 1, EMPTY, leaf(0x91))
+    w.change(2, 0x600, EMPTY, table(0x15))
+    w.prepare_zap(1, 0x600)
+    w.change(2, 0x600, table(0x15), EMPTY)
+    assert w.rules() == []
+    w.change(*change)
+    assert rule in w.rules()
+    assert rule in RULES
+
+
+def test_frozen_old_value() -> None:
+    w = tree()
+    w.change(1, 1, FROZEN, leaf(0x91))
+    assert "I9" in w.rules()
+
+
+def test_empty_values_do_not_mix() -> None:
+    w = tree()
+    w.change(1, 1, EMPTY, 0)
+    assert "WARN:__handle_changed_spte" in w.rules()
+
+
+def test_removed_table_with_a_leaf_left() -> None:
+    w = tree()
+    w.change(1, 1, EMPTY, leaf(0x91))
+    w.change(1, 2, EMPTY, leaf(0x92))
+    w.prepare_zap(1, 0)
+    w.change(1, 2, leaf(0x92), FROZEN)
+    w.change(2, 0, table(0x13), EMPTY)
+    w.change(2, 0, EMPTY, table(0x14))
+    assert w.rules() == ["I20-removal"]
+
+
+def test_shared_removal_logs_every_entry() -> None:
+    w = tree()
+    w.prepare_zap(1, 0)
+    for gfn in range(512):
+        w.change(1, gfn, EMPTY, FROZEN)
+    w.change(2, 0, table(0x13), EMPTY)
+    assert w.rules() == []
+    del w.lines[200]
+    result = run(w.lines)
+    assert [f.rule for f in result.findings] == ["I20-removal"]
+    assert "no line removed 8000000000000000 (empty)" in result.findings[0].message
+
+
+def test_children_are_frozen_in_order() -> None:
+    w = tree()
+    for gfn in (1, 2):
+        w.change(1, gfn, EMPTY, leaf(0x90 + gfn))
+    w.prepare_zap(1, 0)
+    w.change(1, 2, leaf(0x92), FROZEN)
+    w.change(1, 1, leaf(0x91), FROZEN)
+    w.change(2, 0, table(0x13), EMPTY)
+    assert w.rules() == ["I20-removal"]
+
+
+def test_parents_line_must_follow() -> None:
+    w = tree()
+    w.change(1, 1, EMPTY, leaf(0x91))
+    w.prepare_zap(1, 0)
+    w.change(1, 1, leaf(0x91), FROZEN)
+    w.change(2, 0x200, EMPTY, table(0x14))
+    assert w.rules() == ["I20-removal"]
+
+
+def test_parent_first_kernels() -> None:
+    frozen = 0x80000000000005A0
+    w = Writer()
+    w.line(ROOT.replace("rwux", "wux"))
+    for level, page in ((4, 0x11), (3, 0x12), (2, 0x13)):
+        w.change(level, 0, EMPTY, table(page))
+    w.change(1, 1, EMPTY, leaf(0x91))
+    w.change(1, 2, EMPTY, leaf(0x92))
+    w.change(2, 0, table(0x13), EMPTY)
+    w.prepare_zap(1, 0)
+    w.change(1, 1, leaf(0x91), frozen)
+    w.change(1, 2, leaf(0x92), frozen)
+    good = list(w.lines)
+    assert run(good).findings == []
+    assert run(good).kernel == "6.12"
+    assert [f.rule for f in run(good[:-1]).findings] == ["I20-removal"]
+    without_parent = good[:-4] + good[-3:]
+    assert "I9" in [f.rule for f in run(without_parent).findings]
+
+
+def test_swapped_lines_of_two_cpus_are_no_finding() -> None:
+    w = tree()
+    w.change(1, 1, EMPTY, leaf(0x91))
+    w.change(1, 1, EMPTY, leaf(0x92), cpu=1, task="CPU 1/KVM-101")
+    w.change(1, 1, leaf(0x91), EMPTY, cpu=2, task="vmm-90")
+    result = run(w.lines)
+    assert result.findings == []
+    assert result.notes == ["1 lines of different CPUs were in the wrong order"]
+    same_cpu = [line.replace("[002]", "[001]") for line in w.lines]
+    assert {f.rule for f in run(same_cpu).findings} == {"I20"}
+
+
+def test_a_chain_of_swapped_lines() -> None:
+    """A -> B -> C -> D read backwards, each by its own CPU."""
+    w = tree()
+    w.change(1, 1, EMPTY, leaf(0x91))
+    w.change(1, 1, EMPTY, leaf(0x92), cpu=1, task="vmm-91")
+    w.change(1, 1, EMPTY, leaf(0x91, 0xE65), cpu=2, task="vmm-92")
+    w.change(1, 1, leaf(0x91, 0xE65), EMPTY, cpu=3, task="vmm-93")
+    w.change(1, 1, leaf(0x91), EMPTY, cpu=4, task="vmm-94")
+    w.change(1, 1, leaf(0x92), EMPTY)
+    assert w.rules() == []
+
+
+def test_ageing_line_that_comes_after_the_zap() -> None:
+    w = tree()
+    w.change(1, 1, EMPTY, leaf(0x91))
+    w.change(1, 1, leaf(0x91), EMPTY, cpu=1, task="vmm-91")
+    w.change(1, 1, leaf(0x91), leaf(0x91, 0xE47), cpu=2, task="kdamond-7")
+    w.change(1, 1, EMPTY, leaf(0x92))
+    assert w.rules() == []
+
+
+def test_link_line_after_its_childs_line() -> None:
+    w = tree()
+    w.change(2, 0x600, EMPTY, table(0x15))
+    w.change(1, 0x200, EMPTY, leaf(0x91))
+    w.change(2, 0x200, EMPTY, table(0x14), cpu=1, task="CPU 1/KVM-101")
+    w.change(1, 0x200, leaf(0x91), EMPTY)
+    assert w.rules() == []
+    assert run(w.lines).tables.unseen == 0
+
+
+def test_time_steps_back_in_a_trace_file() -> None:
+    w = tree()
+    w.change(1, 1, EMPTY, leaf(0x91))
+    w.change(1, 2, EMPTY, leaf(0x92))
+    w.lines[-1], w.lines[-2] = w.lines[-2], w.lines[-1]
+    assert w.rules() == ["ORDER"]
+    pipe = w.lines[2:]
+    result = run(pipe)
+    assert result.findings == []
+    assert any("step back 1 times" in note for note in result.notes)
+
+
+def test_rules_are_described() -> None:
+    for rule in RULES.values():
+        assert rule.statement.endswith(".")
+        assert "facts" in rule.source or "kernel/" in rule.source
