@@ -18,6 +18,8 @@ TREE = "OPERAND_BUSY|SEPT_TREE"
 EXIT = "exit SUCCESS|exit reason 48"
 FREE_RCX = 0x8000000000000000
 SVE = 1 << 63
+INTR = "INTERRUPTED_RESTARTABLE"
+BLOCKED = "GPA_RANGE_ALREADY_BLOCKED|RCX"
 
 
 def bad(operand: str) -> str:
@@ -154,13 +156,7 @@ CASES: dict[str, tuple[str, list[tuple[Any, ...]]]] = {
         [
             ("add", G, 0, P(0), OK),
             ("block", G, 0, OK),
-            (
-                "block",
-                G,
-                0,
-                "GPA_RANGE_ALREADY_BLOCKED|RCX",
-                {"rcx": P(0) | SVE | 0xF0, "rdx": 0x100},
-            ),
+            ("block", G, 0, BLOCKED, {"rcx": P(0) | SVE | 0xF0, "rdx": 0x100}),
             ("extend", G, "EPT_ENTRY_NOT_PRESENT|RCX", {"rdx": 0x100}),
             ("unblock", G, 0, OK),
         ],
@@ -209,15 +205,7 @@ CASES: dict[str, tuple[str, list[tuple[Any, ...]]]] = {
             ("block", G + M2, 1, OK),
             ("demote", G + M2, 1, S(5), NOT_TRACKED),
             ("track", OK),
-            (
-                "demote",
-                G + M2,
-                1,
-                S(5),
-                {"intr": 1},
-                "INTERRUPTED_RESTARTABLE",
-                {"rcx": G + M2 + 1, "rdx": TDR},
-            ),
+            ("demote", G + M2, 1, S(5), {"intr": 1}, INTR, {"rcx": G + M2 + 1, "rdx": TDR}),
             ("entry", G + M2, 1, 0x81800000802000F0),
             ("pamt", S(5), "NDA/0"),
             ("demote", G + M2, 1, P(M2 + 0x1000), meta("R8")),
@@ -271,7 +259,7 @@ CASES: dict[str, tuple[str, list[tuple[Any, ...]]]] = {
             ("block", G, 1, OK),
             ("promote", G, 1, NOT_TRACKED),
             ("track", OK),
-            ("promote", G, 1, {"intr": 1}, "INTERRUPTED_RESTARTABLE", {"rcx": G | 1, "rdx": TDR}),
+            ("promote", G, 1, {"intr": 1}, INTR, {"rcx": G | 1, "rdx": TDR}),
             ("promote", G, 1, OK),
             ("entry", G, 1, 0x81000000800000F0),
         ],

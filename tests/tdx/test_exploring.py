@@ -11,15 +11,16 @@ import pytest
 from septum.explore import MachineProgram, Options, search
 from septum.machine import Cell, Machine
 from septum.machine.geometry import Geometry
-from septum.tdx import TdxModule, make_td
+from septum.tdx import Conditions, TdxModule, make_td
 from septum.tdx.build import BuiltTd, add_tables, must
 from septum.tdx.call import Call
 from septum.tdx.invariants import broken
+from septum.tdx.leaves import TDG_MEM_PAGE_ACCEPT, TDH_MEM_SEPT_ADD, TDH_VP_ENTER
 from septum.tdx.mem_range import tdh_mem_range_block
 from septum.tdx.module import HANDLERS
 from septum.tdx.pamt import PageType
 from septum.tdx.profiles import PROFILES, hypothetical_resize
-from septum.tdx.sept import FREE, State, state_of
+from septum.tdx.sept import FREE, State, leaf, state_of
 from septum.tdx.status import (
     TDX_INTERRUPTED_RESTARTABLE,
     TDX_OPERAND_BUSY,
@@ -293,3 +294,78 @@ def test_a_freed_table_is_free_again() -> None:
     page = must(module.tdh_mem_sept_remove(td.tdr, 0, 1)).rcx
     must(module.tdh_mem_sept_add(td.tdr, 0, 1, page))
     assert module.peek_sept(td.tdr, 0, 0).raw == FREE
+
+
+# --- fine points of the handlers that no vector shows ---------------------------------------
+
+
+def test_sept_add_v1_returns_its_pages_on_every_exit() -> None:
+    module, td = ready(SPLITTABLE)
+    null, gpa, page = (1 << 64) - 1, SPLITTABLE.bytes_per_level(2), td.sept + 0x9000
+    regs = {"rcx": gpa | 1, "rdx": td.tdr, "r8": page | 1 << 63, "r9": 1 << 63 | 0x1000}
+    regs |= {"r10": null, "r11": null}
+    rax = TDH_MEM_SEPT_ADD | 1 << 16
+    result = module.seamcall(rax, {**regs, "rcx": 0x4001})
+    assert (decode(result.rax), result.r8, result.r9) == ("TDX_OPERAND_INVALID|RCX", page, 0x1000)
+    assert decode(module.seamcall(rax, regs).rax) == "TDX_OPERAND_INVALID|R9"
+    result = module.seamcall(rax, {**regs, "r9": null})
+    assert (result.rax, result.r8, result.r9) == (0, null, null)
+
+
+def test_a_1g_leaf_promoted_with_an_accept_counter() -> None:
+    """PROMOTE copies child 0 with its counter; BLOCK keeps it; DEMOTE loses it."""
+    module, td = ready(SPLITTABLE, vcpus=1)
+    tdr, half = td.tdr, SPLITTABLE.bytes_per_level(2)
+    must(module.tdh_mem_range_block(tdr, 0, 1))
+    must(module.tdh_mem_track(tdr))
+    must(module.tdh_mem_sept_remove(tdr, 0, 1))
+    for i in range(2):
+        must(module.tdh_mem_page_aug(tdr, i * half, 1, HPA + i * half))
+    must(module.tdh_vp_enter(td.tdvprs[0]))
+    assert module.tdcall(TDG_MEM_PAGE_ACCEPT, {"rcx": 1}, 0, Conditions(intr_at=1)).event == "retry"
+    module.guest_interrupt(0)
+    must(module.tdh_mem_range_block(tdr, 0, 2))
+    must(module.tdh_mem_track(tdr))
+    must(module.tdh_mem_page_promote(tdr, 0, 2))
+    assert module.peek_sept(tdr, 0, 2).raw == leaf(State.PENDING, HPA) | 0x1000
+    must(module.tdh_mem_range_block(tdr, 0, 2))
+    assert module.peek_sept(tdr, 0, 2).raw == leaf(State.PENDING_BLOCKED, HPA) | 0x1000
+    must(module.tdh_mem_track(tdr))
+    must(module.tdh_mem_page_demote(tdr, 0, 2, td.sept + 0x9000))
+    assert module.peek_sept(tdr, 0, 1).raw == leaf(State.PENDING, HPA)
+    assert module.peek_sept(tdr, half, 1).raw == leaf(State.PENDING, HPA + half)
+    assert broken(module) == []
+
+
+def test_accept_while_the_host_maps_the_page() -> None:
+    """ACCEPT tests the leaf bit of its sample and the state of the locked entry, so a page
+    that AUG maps in between looks like a table: PAGE_SIZE_MISMATCH."""
+    module, td = ready(vcpus=1)
+    must(module.tdh_vp_enter(td.tdvprs[0]))
+    seen: set[str] = set()
+
+    def guest_side() -> None:
+        seen.add(decode(module.tdg_mem_page_accept(0, 0).rax))
+
+    bodies = [
+        ("host", lambda: must(module.tdh_mem_page_aug(td.tdr, 0, 0, HPA)) and None),
+        ("guest", guest_side),
+    ]
+    search(MachineProgram(module.m, bodies), Options("dpor"))
+    assert seen == {
+        "TDX_SUCCESS|exit reason 48",
+        "TDX_OPERAND_BUSY|RCX",
+        "TDX_PAGE_SIZE_MISMATCH|level 0",
+        "TDX_SUCCESS",
+    }
+
+
+def test_a_refused_entry_is_no_trap_type_exit() -> None:
+    module, td = ready(vcpus=1)
+    vcpu = module.vcpu(td.tdvprs[0])
+    for _ in range(7):
+        must(module.tdh_vp_enter(vcpu.hpa))
+        module.guest_ept_violation(0, 0)
+    vcpu.trap_exit.set(True)
+    result = module.seamcall(TDH_VP_ENTER, {"rcx": vcpu.hpa, "r9": 5})
+    assert (result.rax, result.r8, result.r9, vcpu.trap_exit.v) == (48, 0, 0, False)

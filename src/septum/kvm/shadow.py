@@ -108,7 +108,7 @@ class Table:
         value = self.entries.get(index)
         if value is not None:
             return value
-        if self.small:
+        if self.small and self.default != UNKNOWN:
             return self.default + self.small * index
         return self.default
 
@@ -133,7 +133,6 @@ class Table:
         self.default = UNKNOWN
         self.swept = False
         self.epoch = epoch
-        self.small = self.small if self.stale_default != UNKNOWN else 0
 
     @property
     def complete(self) -> bool:

@@ -326,6 +326,7 @@ class Machine:
             before something dependent on it (as of just before the last decision of
             the prefix; the runner updates it from there on).
         :param settle: called in sequential mode after the last event, to judge.
+        :param fingerprint: keep the state after the last event, before ``settle``.
         """
         mark = len(self.journal)
         self._prefix = prefix
@@ -362,6 +363,7 @@ class Machine:
                 chosen = chosen.glet.switch()
             pending = self._pending()
             self._kill()
+            state = self.fingerprint(mark) if fingerprint else None
             if settle is not None and self._status == "complete":
                 with suppress(Halt):  # BUG() in the epilogue is recorded as a finding
                     settle()
@@ -371,7 +373,7 @@ class Machine:
                 list(self.findings),
                 pending,
                 self._diverged,
-                self.fingerprint(mark) if fingerprint else None,
+                state,
                 frozenset(self.reached),
             )
             self._last = self.log

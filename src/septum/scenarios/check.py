@@ -32,15 +32,21 @@ DEFAULT_DESIGNS = (
     "feb06+warn-shared",
     "feb06+opencoded-cas",
     "feb06+mirror-bool",
-    "feb06+reread-sptep",
     "feb10-sp",
     "v7.3",
 )
 
 
+REREAD = "feb06+reread-sptep"
+REREAD_SCENARIOS = ("fault-fault", "fault-neighbours", "fault-punch", "install-leaf-fails")
+"""The seed's last question.  It breaks already when nobody races, so the scenarios that
+need a mapping that works say nothing about it."""
+
+
 def default_rows() -> list[tuple[str, str]]:
-    """Every default design in every default scenario."""
-    return [(d, s.name) for d in DEFAULT_DESIGNS for s in SCENARIOS.values() if s.default]
+    """Every default design in every default scenario, and the seed's last question."""
+    rows = [(d, s.name) for d in DEFAULT_DESIGNS for s in SCENARIOS.values() if s.default]
+    return rows + [(REREAD, name) for name in REREAD_SCENARIOS]
 
 
 def primary(result: SearchResult) -> Found | None:

@@ -24,10 +24,11 @@ from septum.tdx.regs import Result
 from septum.tdx.sept import (
     ALLOWED,
     LOCK_BIT,
-    TDP,
     State,
+    acceptable,
     any_blocked,
     arch_entry,
+    hpa_of,
     level_state,
     state_of,
     tracking_required,
@@ -287,9 +288,14 @@ class Call:
         self.raw = self.word.read()
 
     def drop_accept_counter(self) -> None:
-        """Bits 20:12 of a large PENDING leaf are no part of its HPA (facts 2.4)."""
-        if self.level and self.raw & TDP:
+        """Clear bits 20:12 of a 2M PENDING leaf (sept_cleanup_if_pending(); a 1G one that
+        PROMOTE gave a counter keeps it)."""
+        if self.level == 1 and state_of(self.raw) in acceptable:
             self.raw &= ~self.module.counter_mask
+
+    def leaf_hpa(self) -> int:
+        """leaf_ept_entry_to_hpa(): the leaf's frame, without an ACCEPT_COUNTER."""
+        return hpa_of(self.raw) & -self.module.geometry.bytes_per_level(self.level + 1)
 
     def require_state(self) -> State:
         """The entry's state must be one that the leaf allows (facts 2.3)."""
@@ -298,9 +304,12 @@ class Call:
             raise self.refuse_entry(TDX_EPT_ENTRY_STATE_INCORRECT)
         return state
 
-    def commit_entry(self, raw: int) -> None:
-        """Give the addressed entry its new value, which unlocks it and drops HP."""
-        self.locked = False
+    def commit_entry(self, raw: int, *, unlock: bool = False) -> None:
+        """Give the addressed entry its new value, which drops HP.  ``unlock``: the same
+        store unlocks it; else it stays locked until the releases."""
+        self.locked = not unlock
+        if not unlock:
+            raw |= LOCK_BIT
         self.module.write_entry(self.td, self.word, self.gpa, self.level, raw)
 
     def commit_unlocked_entry(self, raw: int) -> None:

@@ -167,7 +167,8 @@ def _stepping_filter(c: Call, vcpu: Vcpu) -> int:
             with c.phase("refuse"):
                 _drop_epoch(c.td, vcpu)
                 c.regs.rcx = _WRITE
-                c.regs.rdx = 0
+                c.regs.rdx = c.regs.r9 = 0
+                vcpu.trap_exit.poke(False)
                 c.regs.r8 = gpa >> PAGE_SHIFT << PAGE_SHIFT
                 c.release()
             return EXIT_EPT_VIOLATION

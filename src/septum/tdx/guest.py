@@ -11,6 +11,7 @@ Source: ``src/td_dispatcher/vm_exits/td_ept_violation.c``, ``tdg_mem_page_accept
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
 from septum.machine.geometry import PAGE_SHIFT
@@ -130,9 +131,9 @@ def on_ept_violation(g: Guest, gpa: int, qualification: int) -> GuestResult:
     A PENDING page gives the guest a #VE unless the TD disabled that; everything else,
     even an entry that is mapped by now, is a TD exit, counted for zero-step.
     """
-    g.begin()
     if g.td.fatal.peek():
         return g.ept_violation(gpa, qualification, 0)
+    g.begin()
     if g.module.geometry.is_shared(gpa >> PAGE_SHIFT):
         return g.ept_violation(gpa, qualification, 0)
     spot = g.module.sept.walk(g.td.root, gpa, 0)
@@ -156,7 +157,8 @@ def _inject_ve(g: Guest, gpa: int, qualification: int) -> GuestResult:
 
 def on_interrupt(g: Guest) -> GuestResult:
     """An external interrupt (an IPI) arrived while the guest ran."""
-    g.begin()
+    if not g.td.fatal.peek():
+        g.begin()
     return td_exit(g.module, g.vcpu, g.lp, reason=EXIT_EXTERNAL_INTERRUPT)
 
 
@@ -183,9 +185,9 @@ def on_access(g: Guest, gpa: int, write: bool) -> GuestResult:
 
 def on_tdcall(g: Guest, name: str, regs: Mapping[str, int]) -> GuestResult:
     """Run a TDCALL's handler; keep RIP and the host-priority timer (facts 3.24)."""
-    g.begin()
     if g.td.fatal.peek():
         return td_exit(g.module, g.vcpu, g.lp, reason=EXIT_TDCALL)
+    g.begin()
     result = HANDLERS[name](g, regs)
     vcpu = g.vcpu
     if result.rax == TDX_OPERAND_BUSY_HOST_PRIORITY | Operand.RCX:
@@ -204,7 +206,7 @@ def on_tdcall(g: Guest, name: str, regs: Mapping[str, int]) -> GuestResult:
                 status=TDX_HOST_PRIORITY_BUSY_TIMEOUT,
                 trap=True,
             )
-    elif result.event == "resume" and vcpu.hp_since.v is not None:
+    elif result.event != "td-exit" and vcpu.hp_since.v is not None:
         vcpu.hp_since.poke(None)
     if result.event == "resume":
         vcpu.rip.poke(vcpu.rip.peek() + 4)
@@ -261,7 +263,7 @@ def tdg_mem_page_accept(g: Guest, regs: Mapping[str, int]) -> GuestResult:
                           anything else                 TD exit, EPT violation, EEQ ACCEPT
       entry lock                      OPERAND_BUSY|RCX; HOST_PRIORITY_BUSY_TIMEOUT exit
                                       when a host's priority outlasts the timeout
-      neither FREE nor a leaf         PAGE_SIZE_MISMATCH|level
+      not FREE, and no leaf when sampled before the lock   PAGE_SIZE_MISMATCH|level
       a leaf the guest can access     PAGE_ALREADY_ACCEPTED|level
       not PENDING                     TD exit, EPT violation, EEQ ACCEPT
 
@@ -290,9 +292,10 @@ def tdg_mem_page_accept(g: Guest, regs: Mapping[str, int]) -> GuestResult:
 
 
 def _check_accept(g: Guest, level: int, gpa: int, sample: Spot, raw: int) -> GuestResult | None:
-    """The state tests; the leaf test uses the sample, the others the locked value."""
+    """The state tests.  The leaf test uses the sample, the others the locked value, so
+    an entry that a host fills in between gives PAGE_SIZE_MISMATCH."""
     state = state_of(raw)
-    if state_of(sample.raw) is not State.FREE and not is_leaf(sample.raw):
+    if state is not State.FREE and not is_leaf(sample.raw):
         g.module.sept.unlock(sample.word)
         return GuestResult("resume", rax=TDX_PAGE_SIZE_MISMATCH | level)
     if state in guest_accessible:
@@ -312,10 +315,17 @@ def _accept(g: Guest, level: int, gpa: int, sample: Spot, raw: int) -> GuestResu
     for chunk in range(done, g.module.geometry.pages_per_level(level + 1) - 1):
         if g.interrupted("TDG.MEM.PAGE.ACCEPT"):
             new = base | (chunk + 1) << PAGE_SHIFT
-            g.module.write_entry(g.td, sample.word, gpa, level, new)
+            _finish(g, level, gpa, sample, new)
             return GuestResult("retry")
-    g.module.write_entry(g.td, sample.word, gpa, level, (base & ~TDP) | RWX)
+    _finish(g, level, gpa, sample, (base & ~TDP) | RWX)
     return GuestResult("resume", rax=TDX_SUCCESS)
+
+
+def _finish(g: Guest, level: int, gpa: int, spot: Spot, raw: int) -> None:
+    """Store the new value, still locked, then unlock."""
+    with nullcontext() if g.module.fine else g.m.step("TDG.MEM.PAGE.ACCEPT", spot.word.name):
+        g.module.write_entry(g.td, spot.word, gpa, level, raw | LOCK_BIT)
+        g.module.sept.unlock(spot.word)
 
 
 def tdg_mem_page_attr_rd(g: Guest, regs: Mapping[str, int]) -> GuestResult:

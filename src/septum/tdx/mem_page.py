@@ -107,7 +107,7 @@ def tdh_mem_page_aug(c: Call) -> int:
         if c.level and not c.module.pamt.all_free_below(c.r8, c.level):
             raise Refused(TDX_PAGE_METADATA_INCORRECT | Operand.R8)
     with c.phase("commit"):
-        c.commit_entry(leaf(State.PENDING, c.r8))
+        c.commit_entry(leaf(State.PENDING, c.r8), unlock=True)
         page.change(PageType.REG, c.td.hpa)
         page.bepoch.poke(0)
         c.td.chldcnt.bump(c.module.geometry.pages_per_level(c.level + 1))
@@ -148,13 +148,13 @@ def tdh_mem_page_remove(c: Call) -> int:
         c.lock_entry()
         c.require_state()
         c.drop_accept_counter()
-        hpa = hpa_of(c.raw)
+        hpa = c.leaf_hpa()
         page = c.module.pamt.entry(hpa, c.level)
         c.lock_implicit(page, Operand.RCX, exclusive=True, kind=PageType.REG)
     c.blocked_and_tracked(page)
     with c.phase("commit"):
         importing = c.op_state in IMPORT_OP_STATES
-        c.commit_entry(removed(c.td.mig_epoch.peek()) if importing else FREE)
+        c.commit_entry(removed(c.td.mig_epoch.peek()) if importing else FREE, unlock=True)
         page.free()
         c.td.chldcnt.bump(-c.module.geometry.pages_per_level(c.level + 1))
         c.regs.rcx = hpa

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from septum.tdx.call import Call, Refused
 from septum.tdx.pamt import PamtEntry
-from septum.tdx.sept import ALLOWED, PS, TDP, any_blocked, blocked, hpa_of, state_of, unblocked
+from septum.tdx.sept import ALLOWED, PS, any_blocked, blocked, hpa_of, state_of, unblocked
 from septum.tdx.status import (
     TDX_EPT_ENTRY_STATE_INCORRECT,
     TDX_GPA_RANGE_ALREADY_BLOCKED,
@@ -27,12 +27,7 @@ __all__ = ["tdh_mem_range_block", "tdh_mem_range_unblock", "tdh_mem_track"]
 
 def _target(c: Call) -> PamtEntry:
     """PAMT of the mapped page at its size, or of the S-EPT page."""
-    raw = c.raw
-    if not raw & PS:
-        return c.module.pamt.entry(hpa_of(raw), 0)
-    if c.level and raw & TDP:
-        raw &= ~c.module.counter_mask
-    return c.module.pamt.entry(hpa_of(raw), c.level)
+    return c.module.pamt.entry(hpa_of(c.raw), c.level if c.raw & PS else 0)
 
 
 def tdh_mem_range_block(c: Call) -> int:
@@ -51,8 +46,9 @@ def tdh_mem_range_block(c: Call) -> int:
       allowed state                   EPT_ENTRY_STATE_INCORRECT|RCX + details
 
     Effects: NL_MAPPED -> NL_BLOCKED, MAPPED/BLOCKEDW -> BLOCKED, PENDING(_BLOCKEDW) ->
-    PENDING_BLOCKED (an ACCEPT_COUNTER is cleared); then BEPOCH := TD_EPOCH, with no PAMT
-    lock.  Descendants are not touched.
+    PENDING_BLOCKED (the ACCEPT_COUNTER of a 2M page is cleared); then BEPOCH := TD_EPOCH,
+    sampled after the entry was written, with no PAMT lock; the entry stays locked until
+    then.  Descendants are not touched.
 
     Source: src/vmm_dispatcher/api_calls/tdh_mem_range_block.c
     """
@@ -105,7 +101,7 @@ def tdh_mem_range_unblock(c: Call) -> int:
     if c.tracked_state(state) and not c.is_tlb_tracked(page):
         raise Refused(TDX_TLB_TRACKING_NOT_DONE | Operand.SEPT_TREE)
     with c.phase("commit"):
-        c.commit_entry(unblocked(c.raw))
+        c.commit_entry(unblocked(c.raw), unlock=True)
         c.release()
     return TDX_SUCCESS
 

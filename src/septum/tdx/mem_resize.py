@@ -7,6 +7,7 @@ from septum.machine.memory import Word
 from septum.tdx.call import PAGE_MASK, Call, Refused
 from septum.tdx.pamt import PageType
 from septum.tdx.sept import (
+    HPA_MASK,
     LOCK_BIT,
     NULL_PA,
     State,
@@ -71,7 +72,7 @@ def tdh_mem_page_demote(c: Call) -> int:
         c.lock_entry()
         c.require_state()
         c.drop_accept_counter()
-        large = module.pamt.entry(hpa_of(c.raw), c.level)
+        large = module.pamt.entry(c.leaf_hpa(), c.level)
     if not module.profile.nonblocking_resize:
         c.blocked_and_tracked(large)
     with c.phase("lock page"):
@@ -95,7 +96,7 @@ def tdh_mem_page_demote(c: Call) -> int:
 
 def _fill_children(c: Call) -> None:
     """The new S-EPT page's entries; nobody can reach them yet."""
-    raw = c.raw
+    raw = (c.raw & ~HPA_MASK) | c.leaf_hpa()
     if state_of(raw) in any_blocked:
         raw = unblocked(raw)
     table = c.module.sept.prepare(c.r8)

@@ -40,15 +40,18 @@ def tdh_mem_sept_add(c: Call) -> int:
                     version 1         the entry must be NL_MAPPED
       entry FREE: R8 an NDA page, exclusive   ...|R8
       entry NL_MAPPED, no ALLOW_EXISTING      EPT_ENTRY_STATE_INCORRECT|RCX + details
+      version 1: R9..R11 not NULL_PA without L2 VMs   OPERAND_INVALID|R9..R11
 
     Effects: the page holds FREE entries; entry FREE -> NL_MAPPED; PAMT NDA -> PT_EPT,
-    BEPOCH 0; CHLDCNT + 1.  Version 1 returns R8..R11 on success: NULL_PA if consumed, else with
-    bit 63 set.
+    BEPOCH 0; CHLDCNT + 1.  Version 1 returns R8..R11 on every exit: NULL_PA
+    if consumed, with bit 63 if ALLOW_EXISTING left it over, else without bit 63.
 
     Source: src/vmm_dispatcher/api_calls/tdh_mem_sept_add.c
     """
     if c.version > 1:
         raise Refused(TDX_OPERAND_INVALID | Operand.RAX)
+    if c.version == 1:
+        _mask_pages(c)
     with c.phase("locks"):
         if c.rdx & ~(PAGE_MASK | _ALLOW_EXISTING):
             raise Refused(TDX_OPERAND_INVALID | Operand.RDX)
@@ -66,32 +69,43 @@ def tdh_mem_sept_add(c: Call) -> int:
                 raise Refused(TDX_OPERAND_INVALID | Operand.R8)
             if state is State.FREE:
                 raise c.refuse_entry(TDX_EPT_ENTRY_STATE_INCORRECT)
-            _return_pages(c, consumed=False)
+            _no_l2_pages(c)
             return TDX_SUCCESS
         if state is State.NL_MAPPED:
             if c.rdx & _ALLOW_EXISTING:
-                _return_pages(c, consumed=False)
+                if c.version == 1:
+                    c.regs.r8 |= BIT63
+                _no_l2_pages(c)
                 return TDX_SUCCESS
             raise c.refuse_entry(TDX_EPT_ENTRY_STATE_INCORRECT)
         page = c.lock_page(hpa, Operand.R8, PageType.NDA, exclusive=True)
+        _no_l2_pages(c)
     with c.phase("commit"):
         c.module.sept.prepare(hpa)
         c.commit_entry(non_leaf(hpa))
         page.change(PageType.EPT, c.td.hpa)
         page.bepoch.poke(0)
         c.td.chldcnt.bump(1)
-        _return_pages(c, consumed=True)
+        if c.version == 1:
+            c.regs.r8 = NULL_PA
         c.release()
     return TDX_SUCCESS
 
 
-def _return_pages(c: Call, *, consumed: bool) -> None:
-    """Version 1 tells on success which pages are left: those with bit 63 set."""
+def _mask_pages(c: Call) -> None:
+    """Version 1 returns its pages on every exit: without bit 63 unless set below."""
+    for name in ("r8", "r9", "r10", "r11"):
+        page = getattr(c.regs, name)
+        if page != NULL_PA:
+            setattr(c.regs, name, page & ~BIT63)
+
+
+def _no_l2_pages(c: Call) -> None:
+    """Version 1: a page for an L2 VM that does not exist."""
     if c.version == 1:
-        c.regs.r8 = NULL_PA if consumed else c.regs.r8 | BIT63
-        c.regs.r9 |= BIT63
-        c.regs.r10 |= BIT63
-        c.regs.r11 |= BIT63
+        for operand, page in ((9, c.regs.r9), (10, c.regs.r10), (11, c.regs.r11)):
+            if page != NULL_PA:
+                raise Refused(TDX_OPERAND_INVALID | operand)
 
 
 def tdh_mem_sept_remove(c: Call) -> int:
@@ -137,7 +151,7 @@ def tdh_mem_sept_remove(c: Call) -> int:
     with c.phase("commit"):
         if not _all_free(c, hpa):
             raise c.refuse_entry(TDX_EPT_PAGE_NOT_FREE)
-        c.commit_entry(FREE)
+        c.commit_entry(FREE, unlock=True)
         c.module.sept.retire(hpa)
         page.free()
         c.td.chldcnt.bump(-1)

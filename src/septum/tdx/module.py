@@ -34,6 +34,7 @@ from septum.tdx.leaves import SEAMCALL_NAMES, TDCALL_NAMES, TDH_VP_INIT, VERSION
 from septum.tdx.pamt import PageType, Pamt
 from septum.tdx.profiles import PROFILES, Profile
 from septum.tdx.regs import GuestResult, Result
+from septum.tdx.sept import LOCK_BIT
 from septum.tdx.state import Kot, Lp, Td, Vcpu
 from septum.tdx.status import TDX_OPERAND_INVALID, Operand, decode
 from septum.tdx.tree import Sept, Spot, sept_page_of
@@ -146,10 +147,10 @@ class TdxModule(TypedApi):
     def write_entry(self, td: Td, word: Word, gpa: int, level: int, raw: int) -> None:
         """Store a new entry value; monitors hear of it."""
         with self.m.step("write entry", word.name):
-            old = word.v
+            old = word.v & ~LOCK_BIT
             word.write(raw)
             index = self.geometry.index(gpa >> PAGE_SHIFT, level + 1)
-            self.m.emit("sept", td.hpa, sept_page_of(word), index, old, raw)
+            self.m.emit("sept", td.hpa, sept_page_of(word), index, old, raw & ~LOCK_BIT)
 
     def peek_sept(self, tdr: int, gpa: int, level: int) -> Spot:
         """The S-EPT entry of ``gpa`` at ``level``, or where the walk stops: read inside

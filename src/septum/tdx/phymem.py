@@ -36,7 +36,7 @@ def tdh_phymem_cache_wb(c: Call) -> int:
       RCX                             OPERAND_INVALID|RCX
       the package's mutex             OPERAND_BUSY|WBCACHE
       KOT, shared                     OPERAND_BUSY|KOT
-      start: an HKID is FLUSHED       NO_HKID_READY_TO_WBCACHE
+      start: an HKID is FLUSHED       NO_HKID_READY_TO_WBCACHE (saved progress is dropped)
       resume: was interrupted         WBCACHE_RESUME_ERROR
       interrupt between sub-blocks    INTERRUPTED_RESUMABLE (progress is kept)
 
@@ -63,6 +63,7 @@ def tdh_phymem_cache_wb(c: Call) -> int:
             block, hkids = saved
         else:
             block = 0
+            progress.poke(None)
             hkids = tuple(h for h in kot.used() if kot.hkid(h).peek()[0] is KotState.FLUSHED)
             if not hkids:
                 raise Refused(TDX_NO_HKID_READY_TO_WBCACHE)

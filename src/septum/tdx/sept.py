@@ -28,6 +28,7 @@ __all__ = [
     "SVE",
     "TDP",
     "State",
+    "acceptable",
     "any_blocked",
     "arch_entry",
     "blocked",

@@ -31,6 +31,7 @@ from septum.trace.events import SpteChanged
 from septum.trace.removal import Removals
 from septum.trace.rules import (
     Finding,
+    Known,
     Where,
     describe_spte,
     finding_at,
@@ -59,7 +60,8 @@ class Debt:
     end: int
     seq: int
     cpu: int
-    finding: Finding
+    finding: Finding | None
+    """None: the task may work for a VM that the recording does not show yet."""
 
 
 @dataclass(slots=True)
@@ -77,6 +79,7 @@ class Judge:
     def __init__(self, tables: ShadowTables) -> None:
         self.tables = tables
         self.version: KernelVersion | None = None
+        self._values = Known()
         self.findings: list[Finding] = []
         self.closed = True
         """Every root was announced and nothing was lost."""
@@ -110,8 +113,8 @@ class Judge:
             self._report("WARN:__handle_changed_spte", at, f"{problem}; the line was not used")
             return
         fmt = self.tables.format or NPT
-        if not is_ordinary(old, new, level, fmt):
-            for rule, message in single_line_faults(event, self.tables, fmt):
+        if not is_ordinary(old, new, level, fmt, self._values):
+            for rule, message in single_line_faults(event, self.tables, fmt, self._values):
                 self._report(rule, at, f"{_entry(event)}: {message}")
         claimed = self.removals.before_change(at, event, self.version)
         key = gfn << 16 | level << 8 | as_id
@@ -145,6 +148,11 @@ class Judge:
         self._recent.clear()
         self.removals.clear()
         self.tables.forget()
+
+    def kernel(self, version: KernelVersion) -> None:
+        """The recording showed its kernel."""
+        self.version = version
+        self._values = Known(frozenset((version.empty,)), frozenset((version.frozen,)))
 
     def vcpu(self, pid: int) -> None:
         """This task handles guest faults: it works for one VM only."""
@@ -213,10 +221,10 @@ class Judge:
         else:  # only a vCPU's own line on a present entry excludes other trees
             judged = before is not None and before[2] == at.pid and before[4] == last
             judged = judged and at.pid in self._vcpu_tasks and is_shadow_present_pte(last)
-        if not judged:
+        if not judged and not complete:
             self.not_judged += 1
             siblings = self.tables.groups[self._group(event)]
-            if complete or len(siblings) >= MAX_SIBLINGS:
+            if len(siblings) >= MAX_SIBLINGS:
                 return table
             return self.tables.add_unseen(event.as_id, event.gfn, event.level)
         fmt = self.tables.format or NPT
@@ -226,7 +234,8 @@ class Judge:
             f" ({describe_spte(event.old_spte, event.level, fmt)}) does not follow {last:x}"
             f" ({describe_spte(last, event.level, fmt)}){of_line}"
         )
-        self._owe(key, at, event.level, last, event.old_spte, finding_at("I20", at, message))
+        finding = finding_at("I20", at, message) if judged else None
+        self._owe(key, at, event.level, last, event.old_spte, finding)
         return table
 
     def _is_late(self, key: int, at: Where, event: SpteChanged) -> bool:
@@ -261,7 +270,9 @@ class Judge:
 
     # --------------------------------------------------------------------- debts
 
-    def _owe(self, key: int, at: Where, level: int, start: int, end: int, finding: Finding) -> None:
+    def _owe(
+        self, key: int, at: Where, level: int, start: int, end: int, finding: Finding | None
+    ) -> None:
         debt = Debt(key, level, start, end, self._seq, at.cpu, finding)
         self._debts.setdefault(key, []).append(debt)
         self._due.append(debt)
@@ -318,6 +329,8 @@ class Judge:
                 debt.seq = self._seq
                 self._debts.setdefault(debt.key, []).append(debt)
                 self._due.append(debt)
+            elif debt.finding is None:
+                self.not_judged += 1
             else:
                 self._find(debt.finding)
         while self._orphans and self._orphans[0].seq <= limit:

@@ -234,7 +234,8 @@ class Replay:
 
     def _settle_version(self, version: KernelVersion) -> None:
         if self.version is None:
-            self.version = self.judge.version = version
+            self.version = version
+            self.judge.kernel(version)
             self.result.kernel = version.name
             self.tables.empty = version.empty
 
@@ -312,7 +313,11 @@ class Replay:
                 " entries they name are unknown until seen again"
             )
         if judge.swapped:
-            notes.append(f"{judge.swapped} lines of different CPUs were in the wrong order")
+            lines = "line was" if judge.swapped == 1 else "lines were"
+            notes.append(
+                f"{judge.swapped} {lines} printed later than a line of another CPU that"
+                " follows it"
+            )
         if judge.not_judged:
             notes.append(
                 f"{judge.not_judged} old values do not follow, but may belong to a tree whose"
@@ -341,6 +346,9 @@ def replay(
             return replay(stream, kernel=kernel, name=name or str(source))
     run = Replay(name or getattr(source, "name", None) or "-", kernel)
     lines = Lines(source)
-    for batch in lines:
-        run.feed(batch)
+    try:
+        for batch in lines:
+            run.feed(batch)
+    except TraceInputError as error:
+        raise TraceInputError(f"{run.result.file}: {error}") from None
     return run.finish(lines)

@@ -28,6 +28,7 @@ from septum.trace.text import task_name
 __all__ = [
     "RULES",
     "Finding",
+    "Known",
     "Rule",
     "Where",
     "describe_spte",
@@ -100,7 +101,7 @@ RULES: Final = {
         Rule(
             "ORDER",
             "Time stamps of a tracefs `trace` file never step back: it is merged from the"
-            " CPUs' buffers by time.  (A trace_pipe recording may step back.)",
+            " CPUs' buffers by time.  A trace_pipe recording may step back.",
             "kernel/trace/trace.c, __find_next_entry(); facts 8.1",
         ),
     )
@@ -154,10 +155,17 @@ def describe_spte(spte: int, level: int, fmt: SpteFormat) -> str:
     return f"leaf {_LEVELS.get(level, level)} pfn {spte_to_pfn(spte):x} {bits}"
 
 
-def is_ordinary(old: int, new: int, level: int, fmt: SpteFormat) -> bool:
+class Known(NamedTuple):
+    """The special values of the kernel; all of them until it is known."""
+
+    empty: frozenset[int] = EMPTY_VALUES
+    frozen: frozenset[int] = FROZEN_VALUES
+
+
+def is_ordinary(old: int, new: int, level: int, fmt: SpteFormat, known: Known) -> bool:
     """A quick test that most lines pass: `single_line_faults` has nothing to say."""
     if not new & SPTE_MMU_PRESENT_MASK:
-        return bool(old & SPTE_MMU_PRESENT_MASK) and (new in EMPTY_VALUES or new in FROZEN_VALUES)
+        return bool(old & SPTE_MMU_PRESENT_MASK) and (new in known.empty or new in known.frozen)
     if level > 1 or old == new or old in FROZEN_VALUES:
         return False
     if old & SPTE_MMU_PRESENT_MASK and (old ^ new) & SPTE_BASE_ADDR_MASK:
@@ -167,7 +175,7 @@ def is_ordinary(old: int, new: int, level: int, fmt: SpteFormat) -> bool:
 
 
 def single_line_faults(
-    event: SpteChanged, tables: ShadowTables, fmt: SpteFormat
+    event: SpteChanged, tables: ShadowTables, fmt: SpteFormat, known: Known
 ) -> Iterator[tuple[str, str]]:
     """(rule, message) for what one line breaks without looking at any other."""
     level, old, new = event.level, event.old_spte, event.new_spte
@@ -178,15 +186,10 @@ def single_line_faults(
     if is_shadow_present_pte(new):
         yield from _present_faults(event, tables, fmt)
         return
-    if new in FROZEN_VALUES or is_shadow_present_pte(old):
-        candidates: tuple[int, ...] = (new,)
-    else:
-        candidates = (old, new)
-        if old in EMPTY_VALUES and new in EMPTY_VALUES and old != new:
-            yield "WARN:__handle_changed_spte", f"empty value {old:x} turns into {new:x}"
-    for value in candidates:
-        known = value in EMPTY_VALUES or value in FROZEN_VALUES
-        if not known and (level > 1 or not fmt.may_be_mmio(value)):
+    for value in (old, new):
+        if is_shadow_present_pte(value) or value in known.empty or value in known.frozen:
+            continue
+        if level > 1 or value in EMPTY_VALUES or not fmt.may_be_mmio(value):
             yield (
                 "WARN:__handle_changed_spte",
                 f"non-present value {value:x} is neither empty, frozen nor MMIO",

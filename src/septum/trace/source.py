@@ -21,12 +21,14 @@ __all__ = ["MAX_LINE", "Lines", "TraceInputError", "open_trace"]
 
 MAX_LINE: Final = 1 << 16
 _CHUNK: Final = 1 << 16
-_GZIP: Final = b"\x1f\x8b"
+_GZIP: Final = b"\x1f\x8b\x08"
 _XZ: Final = b"\xfd7zXZ\x00"
-_BZ2: Final = b"BZh"
+_BZ2: Final = (b"BZh", b"1AY&SY")  # the block size is between
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _TRACE_DAT: Final = b"\x17\x08\x44tracing"
 _PERF_DATA: Final = b"PERFILE2"
+_MAGIC: Final = 10
+"""Bytes that tell all of them apart."""
 
 
 class TraceInputError(ValueError):
@@ -76,7 +78,7 @@ def _decompressor(head: bytes) -> tuple[str, Callable[[], _Decompressor]] | None
         return "gzip", lambda: zlib.decompressobj(zlib.MAX_WBITS | 16)
     if head.startswith(_XZ):
         return "xz", lzma.LZMADecompressor
-    if head.startswith(_BZ2):
+    if head.startswith(_BZ2[0]) and head[4:].startswith(_BZ2[1]):
         return "bzip2", bz2.BZ2Decompressor
     if head.startswith(_ZSTD):
         return "zstd", _zstd()
@@ -108,7 +110,7 @@ class Lines:
 
     def _bytes(self) -> Iterator[bytes]:
         head = self._read()
-        while 0 < len(head) < len(_TRACE_DAT):
+        while 0 < len(head) < _MAGIC:
             more = self._read()
             if not more:
                 break
