@@ -149,7 +149,7 @@ U32 = st.integers(0, (1 << 32) - 1)
 U64 = st.integers(0, (1 << 64) - 1)
 ACCESS = st.sampled_from(["rwux", "----", "wux", "--x"])
 POINTER = st.integers(0, (1 << 64) - 1).map(lambda value: f"{value:016x}")
-STRATEGIES = {
+STRATEGIES: dict[str, st.SearchStrategy[ev.Event]] = {
     "kvm_tdp_mmu_spte_changed": st.builds(ev.SpteChanged, U8, U64, U8, U64, U64),
     "kvm_mmu_set_spte": st.builds(ev.SetSpte, U64, U64, ACCESS, U8, U64),
     "kvm_mmu_get_page": st.builds(

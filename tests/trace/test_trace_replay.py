@@ -17,7 +17,7 @@ from septum.report.replay_text import WIDTH, replay_lines
 from septum.trace import ReplayResult, TraceInputError, replay
 from septum.trace.replay import MAX_SAMPLES
 
-GOLDEN = DATA.parent / "golden"
+GOLDEN = Path(__file__).parent / "golden-replay-begin.txt"
 DIRTYLOG = "linux-7.3-dirtylog.trace.xz"
 SAMPLES = sorted(path.name for path in DATA.iterdir() if path.suffix != ".md")
 CHANGE = "kvm_tdp_mmu_spte_changed"
@@ -67,7 +67,7 @@ def test_samples(
 
 def test_every_sample_is_listed() -> None:
     readme = (DATA / "README.md").read_text()
-    assert SAMPLES == sorted(re.findall(r"^\| `([^`]+)`", readme, re.MULTILINE))
+    assert sorted(re.findall(r"^\| `([^`]+)`", readme, re.MULTILINE)) == SAMPLES
 
 
 def test_counts_agree_with_the_text() -> None:
@@ -82,7 +82,7 @@ def test_counts_agree_with_the_text() -> None:
 def test_golden_text() -> None:
     result = replay(DATA / "linux-7.3-begin.trace", name="linux-7.3-begin.trace")
     text = "".join(line + "\n" for line in replay_lines(result))
-    assert text == (GOLDEN / "replay-begin.txt").read_text()
+    assert text == GOLDEN.read_text()
 
 
 @pytest.mark.parametrize("name", SAMPLES)

@@ -145,9 +145,7 @@ def test_swapped_lines_of_two_cpus_are_no_finding() -> None:
     w.change(1, 1, leaf(0x91), EMPTY, cpu=2)
     result = run(w.lines)
     assert result.findings == []
-    assert result.notes == [
-        "1 line was printed later than a line of another CPU that follows it"
-    ]
+    assert result.notes == ["1 line was printed later than a line of another CPU that follows it"]
     same_cpu = [line.replace("[002]", "[001]") for line in w.lines]
     assert {f.rule for f in run(same_cpu).findings} == {"I20"}
 

@@ -74,6 +74,20 @@ MUTANTS: Final = (
         (change(_REMOVED, _FREEZE, ""),),
     ),
     Mutant(
+        "removed-shared-not-frozen",
+        "4.4 step 2",
+        "under the read lock the entries of a removed table keep their values",
+        "subtree",
+        "",
+        (
+            change(
+                "freeze_removed_spte",
+                "kvm.fn.kvm_tdp_mmu_write_spte_atomic(kvm, sptep, FROZEN_SPTE)",
+                "sptep.read()",
+            ),
+        ),
+    ),
+    Mutant(
         "removed-frozen-once",
         "4.4 step 2",
         "under the read lock a FROZEN entry of a removed table is not waited for",

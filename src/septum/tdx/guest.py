@@ -216,7 +216,12 @@ def on_tdcall(g: Guest, name: str, regs: Mapping[str, int]) -> GuestResult:
 def tdg_vp_veinfo_get(g: Guest, regs: Mapping[str, int]) -> GuestResult:
     """Read and clear the last #VE's information.
 
-    Out: RCX exit reason, RDX qualification, R9 GPA; or NO_VALID_VE_INFO.
+    In: nothing.
+
+    Checks, in order:
+      a #VE not yet read              NO_VALID_VE_INFO
+
+    Effects: RCX exit reason, RDX qualification, R9 GPA; the information is gone.
 
     Source: src/td_dispatcher/vm_exits/tdg_vp_veinfo_get.c
     """
@@ -331,10 +336,14 @@ def _finish(g: Guest, level: int, gpa: int, spot: Spot, raw: int) -> None:
 def tdg_mem_page_attr_rd(g: Guest, regs: Mapping[str, int]) -> GuestResult:
     """Read a page's attributes (a TD without L2 VMs has none: RCX, RDX only).
 
-    In: RCX GPA.  Out: RCX GPA and level found, RDX attributes (0), R8 reserved.
+    In: RCX GPA.
 
-    Checks, in order: GPA, OPERAND_INVALID|RCX; walk to the leaf; its entry lock,
-    OPERAND_BUSY|RCX; a leaf state that the call allows, else TD exit, EPT violation.
+    Checks, in order:
+      RCX GPA                         OPERAND_INVALID|RCX
+      entry lock, where the walk ends OPERAND_BUSY|RCX
+      an allowed state                TD exit, EPT violation
+
+    Effects: RCX GPA and the level found, RDX attributes (0), R8 reserved.
 
     Source: src/td_dispatcher/vm_exits/tdg_mem_page_attr_rd.c
     """
@@ -356,9 +365,15 @@ def tdg_mem_page_attr_wr(g: Guest, regs: Mapping[str, int]) -> GuestResult:
 
     In: RCX level 0..2 and GPA; RDX, R8 attributes.
 
-    Checks, in order: RCX, OPERAND_INVALID|RCX; RDX and R8, OPERAND_INVALID; walk, else TD
-    exit with EEQ ATTR_WR; entry lock, OPERAND_BUSY|RCX; neither FREE nor a leaf,
-    PAGE_SIZE_MISMATCH|level; an allowed state, else TD exit with EEQ ATTR_WR.
+    Checks, in order:
+      RCX level, GPA                  OPERAND_INVALID|RCX
+      attributes                      OPERAND_INVALID|RDX, OPERAND_INVALID|R8
+      walk                            TD exit, EPT violation, EEQ ATTR_WR
+      entry lock                      OPERAND_BUSY|RCX
+      FREE or a leaf                  PAGE_SIZE_MISMATCH|level
+      an allowed state                TD exit, EPT violation, EEQ ATTR_WR
+
+    Effects: none without L2 VMs.
 
     Source: src/td_dispatcher/vm_exits/tdg_mem_page_attr_wr.c
     """

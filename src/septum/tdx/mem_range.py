@@ -80,7 +80,13 @@ def tdh_mem_range_unblock(c: Call) -> int:
 
     In: RCX level 0..top and GPA; RDX TDR page.
 
-    Checks, in order: as RANGE.BLOCK up to the entry lock, then
+    Checks, in order:
+      TDR, shared                     ...|RDX
+      TD state; OP_STATE, shared
+      RCX level, GPA                  OPERAND_INVALID|RCX
+      S-EPT tree, exclusive           OPERAND_BUSY|SEPT_TREE
+      walk                            EPT_WALK_FAILED|RCX + details
+      entry lock                      OPERAND_BUSY|RCX + details
       a blocked state                 EPT_ENTRY_STATE_INCORRECT|RCX + details
       if OP_STATE tracks: tracked     TLB_TRACKING_NOT_DONE|SEPT_TREE
 

@@ -331,5 +331,14 @@ def tdh_mng_key_freeid(c: Call) -> int:
 
 
 def tdh_mng_key_reclaimid(c: Call) -> int:
-    """A no-op that always succeeds (facts section 1)."""
+    """Nothing: a leaf that always succeeds.
+
+    In: RCX TDR page, ignored.
+
+    Checks, in order: none.
+
+    Effects: none; it always succeeds.
+
+    Source: facts section 1
+    """
     return TDX_SUCCESS

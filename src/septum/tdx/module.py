@@ -8,28 +8,17 @@ pending-interrupt test may find one, from the same budget.  Budget 0 means none.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final, NoReturn
 
 from septum.machine import Cell, Machine
 from septum.machine.geometry import PAGE_SHIFT, Geometry
 from septum.machine.memory import Word
-from septum.tdx import mem_page, mem_range, mem_resize, mem_sept, mng, phymem, vp
 from septum.tdx.api import TypedApi
 from septum.tdx.call import Call, Refused
 from septum.tdx.config import QUIET, Conditions, Config, TdParams
-from septum.tdx.enter import tdh_vp_enter
-from septum.tdx.guest import (
-    HANDLERS as TDCALLS,
-)
-from septum.tdx.guest import (
-    Guest,
-    on_access,
-    on_ept_violation,
-    on_interrupt,
-    on_tdcall,
-)
+from septum.tdx.guest import Guest, on_access, on_ept_violation, on_interrupt, on_tdcall
+from septum.tdx.handlers import HANDLERS, TDCALLS, Handler, handler_doc
 from septum.tdx.leaves import SEAMCALL_NAMES, TDCALL_NAMES, TDH_VP_INIT, VERSIONED
 from septum.tdx.pamt import PageType, Pamt
 from septum.tdx.profiles import PROFILES, Profile
@@ -41,40 +30,6 @@ from septum.tdx.tree import Sept, Spot, sept_page_of
 
 __all__ = ["HANDLERS", "TdxModule"]
 
-Handler = Callable[[Call], int]
-
-HANDLERS: Final[dict[str, Handler]] = {
-    "TDH.VP.ENTER": tdh_vp_enter,
-    "TDH.MNG.ADDCX": mng.tdh_mng_addcx,
-    "TDH.MEM.PAGE.ADD": mem_page.tdh_mem_page_add,
-    "TDH.MEM.SEPT.ADD": mem_sept.tdh_mem_sept_add,
-    "TDH.VP.ADDCX": vp.tdh_vp_addcx,
-    "TDH.MEM.PAGE.RELOCATE": mem_page.tdh_mem_page_relocate,
-    "TDH.MEM.PAGE.AUG": mem_page.tdh_mem_page_aug,
-    "TDH.MEM.RANGE.BLOCK": mem_range.tdh_mem_range_block,
-    "TDH.MNG.KEY.CONFIG": mng.tdh_mng_key_config,
-    "TDH.MNG.CREATE": mng.tdh_mng_create,
-    "TDH.VP.CREATE": vp.tdh_vp_create,
-    "TDH.MEM.PAGE.DEMOTE": mem_resize.tdh_mem_page_demote,
-    "TDH.MR.EXTEND": mng.tdh_mr_extend,
-    "TDH.MR.FINALIZE": mng.tdh_mr_finalize,
-    "TDH.VP.FLUSH": vp.tdh_vp_flush,
-    "TDH.MNG.VPFLUSHDONE": mng.tdh_mng_vpflushdone,
-    "TDH.MNG.KEY.FREEID": mng.tdh_mng_key_freeid,
-    "TDH.MNG.INIT": mng.tdh_mng_init,
-    "TDH.VP.INIT": vp.tdh_vp_init,
-    "TDH.MEM.PAGE.PROMOTE": mem_resize.tdh_mem_page_promote,
-    "TDH.PHYMEM.PAGE.RDMD": phymem.tdh_phymem_page_rdmd,
-    "TDH.MEM.SEPT.RD": mem_sept.tdh_mem_sept_rd,
-    "TDH.MNG.KEY.RECLAIMID": mng.tdh_mng_key_reclaimid,
-    "TDH.PHYMEM.PAGE.RECLAIM": phymem.tdh_phymem_page_reclaim,
-    "TDH.MEM.PAGE.REMOVE": mem_page.tdh_mem_page_remove,
-    "TDH.MEM.SEPT.REMOVE": mem_sept.tdh_mem_sept_remove,
-    "TDH.MEM.TRACK": mem_range.tdh_mem_track,
-    "TDH.MEM.RANGE.UNBLOCK": mem_range.tdh_mem_range_unblock,
-    "TDH.PHYMEM.CACHE.WB": phymem.tdh_phymem_cache_wb,
-    "TDH.PHYMEM.PAGE.WBINVD": phymem.tdh_phymem_page_wbinvd,
-}
 # MEM.* leaves with a GPA clear RCX and RDX first (facts 2.4).
 _CLEARS: Final = frozenset(
     n for n in HANDLERS if n.startswith("TDH.MEM.") and n != "TDH.MEM.TRACK"
@@ -165,10 +120,7 @@ class TdxModule(TypedApi):
 
     def describe(self, call: str) -> str:
         """The manual text of a call (``TDH.MEM.PAGE.AUG``): inputs, checks, effects."""
-        handler = HANDLERS.get(call) or TDCALLS.get(call)
-        if handler is None:
-            raise KeyError(call)
-        return f"{call}\n\n{inspect.getdoc(handler)}"
+        return f"{call}\n\n{handler_doc(call)}"
 
     def flush(self, vcpu: Vcpu, lp: int, regs: Result) -> None:
         """INVEPT: this LP's cached translations of the vCPU's TD are gone."""

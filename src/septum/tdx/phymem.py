@@ -143,6 +143,8 @@ def tdh_phymem_page_wbinvd(c: Call) -> int:
       PAMT, shared                    OPERAND_BUSY|RCX
       an NDA page                     PAGE_METADATA_INCORRECT|RCX
 
+    Effects: none in the model; memory contents are not modelled.
+
     Source: src/vmm_dispatcher/api_calls/tdh_phymem_page_wbinvd.c
     """
     with c.phase("locks"):

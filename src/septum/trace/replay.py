@@ -315,8 +315,7 @@ class Replay:
         if judge.swapped:
             lines = "line was" if judge.swapped == 1 else "lines were"
             notes.append(
-                f"{judge.swapped} {lines} printed later than a line of another CPU that"
-                " follows it"
+                f"{judge.swapped} {lines} printed later than a line of another CPU that follows it"
             )
         if judge.not_judged:
             notes.append(

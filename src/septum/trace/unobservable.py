@@ -24,11 +24,11 @@ ALWAYS: Final = (
 )
 
 _NEEDED: Final = {
-    "kvm_tdp_mmu_spte_changed": "shadow tables, leafs and all rules; this recording shows"
-    " nothing of the TDP MMU without it",
-    "kvm_mmu_get_page": "when a root is made, so that other trees can be excluded; without"
-    " it a jump counts only between two lines of one task",
-    "kvm_mmu_prepare_zap_page": "which table a task is removing (rules I9 and I20-removal)",
+    "kvm_tdp_mmu_spte_changed": "every change of the TDP MMU; without it there is nothing to fold",
+    "kvm_mmu_get_page": "when a root is made; without it other trees cannot be excluded, and"
+    " a line counts only against a line of the same vCPU",
+    "kvm_mmu_prepare_zap_page": "which table a task is removing; without it rules I9 and"
+    " I20-removal are weaker",
 }
 
 
@@ -37,7 +37,7 @@ def unobservable(
 ) -> list[str]:
     """The sentences that apply to one recording."""
     said = [
-        f"There is no {name} line: it shows {why}. Enable kvmmmu:{name}."
+        f"There is no {name} line: it would show {why}. Enable kvmmmu:{name}."
         for name, why in _NEEDED.items()
         if name not in events
         # A recording without any removal has no prepare_zap_page line either.
