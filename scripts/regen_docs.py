@@ -132,7 +132,7 @@ def shell(command: str, keep: str = "") -> str:
         program.parent.mkdir()
         program.write_text(
             f"#!/bin/sh\nexec '{sys.executable}' -c "
-            "'from septum.cli import main; main(prog_name=\"septum\")' \"$@\"\n"
+            '\'from septum.cli import main; main(prog_name="septum")\' "$@"\n'
         )
         program.chmod(0o755)
         environment = {

@@ -11,8 +11,7 @@ import random
 from collections.abc import Callable
 
 from septum.explore import MachineProgram
-from septum.machine import Machine, Mutex, RWLock, TryLock, Word
-from septum.machine import Halt
+from septum.machine import Halt, Machine, Mutex, RWLock, TryLock, Word
 
 Body = Callable[[], None]
 

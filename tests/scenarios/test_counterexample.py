@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_round_trip_and_replay(saved: Path) -> None:
     ce = load(saved)
     again = replay(ce)
-    assert [f.rule for f in again.findings][0] == ce.finding.rule == "I4"
+    assert again.findings[0].rule == ce.finding.rule == "I4"
     assert again.pair is not None, "some race decides it"
     first, second = again.pair
     assert first < second <= ce.finding.step
@@ -109,4 +110,4 @@ def test_the_minimised_schedule_is_short(saved: Path) -> None:
     """Quality: two tasks need no more than a handful of switches for this finding."""
     ce = load(saved)
     tasks = [d.task for d in ce.decisions]
-    assert sum(a != b for a, b in zip(tasks, tasks[1:], strict=False)) <= 4
+    assert sum(a != b for a, b in pairwise(tasks)) <= 4

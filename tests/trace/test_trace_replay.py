@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 import pytest
-from trace_rig import DATA, ROOT, Writer, leaf, run, sample
+from trace_rig import DATA, ROOT, Writer, judged, leaf, run, sample
 
 from septum.report.replay_text import WIDTH, replay_lines
 from septum.trace import ReplayResult, TraceInputError, replay
@@ -326,7 +326,7 @@ def test_findings_say_where() -> None:
     w.change(1, 1, leaf(0x92), 1 << 63, cpu=2, task="vmm-254")
     w.change(1, 1, 1 << 63, leaf(0x93))
     w.change(1, 1, leaf(0x94), 1 << 63)
-    finding = run(w.lines).findings[0]
+    finding = judged(w.lines).findings[0]
     assert (finding.rule, finding.line, finding.cpu) == ("I20", len(w.lines), 0)
     assert finding.task == "CPU 0/KVM-100"
     assert finding.message == (

@@ -2,7 +2,7 @@
 """Each rule finds what it states, and nothing in the run beside it."""
 
 import pytest
-from trace_rig import EMPTY, FROZEN, ROOT, Writer, leaf, run, table
+from trace_rig import EMPTY, FROZEN, ROOT, Writer, judged, leaf, run, table
 
 from septum.trace import RULES
 
@@ -93,7 +93,7 @@ def test_shared_removal_logs_every_entry() -> None:
     w.change(2, 0, table(0x13), EMPTY)
     assert w.rules() == []
     del w.lines[200]
-    result = run(w.lines)
+    result = judged(w.lines)
     assert [f.rule for f in result.findings] == ["I20-removal"]
     assert "no line removed 8000000000000000 (empty)" in result.findings[0].message
 
@@ -131,11 +131,11 @@ def test_parent_first_kernels() -> None:
     w.change(1, 1, leaf(0x91), frozen)
     w.change(1, 2, leaf(0x92), frozen)
     good = list(w.lines)
-    assert run(good).findings == []
-    assert run(good).kernel == "6.12"
-    assert [f.rule for f in run(good[:-1]).findings] == ["I20-removal"]
+    assert judged(good).findings == []
+    assert judged(good).kernel == "6.12"
+    assert [f.rule for f in judged(good[:-1]).findings] == ["I20-removal"]
     without_parent = good[:-4] + good[-3:]
-    assert "I9" in [f.rule for f in run(without_parent).findings]
+    assert "I9" in [f.rule for f in judged(without_parent).findings]
 
 
 def test_swapped_lines_of_two_cpus_are_no_finding() -> None:
@@ -143,11 +143,11 @@ def test_swapped_lines_of_two_cpus_are_no_finding() -> None:
     w.change(1, 1, EMPTY, leaf(0x91))
     w.change(1, 1, EMPTY, leaf(0x92), cpu=1)
     w.change(1, 1, leaf(0x91), EMPTY, cpu=2)
-    result = run(w.lines)
+    result = judged(w.lines)
     assert result.findings == []
     assert result.notes == ["1 line was printed later than a line of another CPU that follows it"]
     same_cpu = [line.replace("[002]", "[001]") for line in w.lines]
-    assert {f.rule for f in run(same_cpu).findings} == {"I20"}
+    assert {f.rule for f in judged(same_cpu).findings} == {"I20"}
 
 
 def test_a_chain_of_swapped_lines() -> None:
@@ -178,7 +178,7 @@ def test_link_line_after_its_childs_line() -> None:
     w.change(2, 0x200, EMPTY, table(0x14), cpu=1, task="CPU 1/KVM-101")
     w.change(1, 0x200, leaf(0x91), EMPTY)
     assert w.rules() == []
-    assert run(w.lines).tables.unseen == 0
+    assert judged(w.lines).tables.unseen == 0
 
 
 def test_time_steps_back_in_a_trace_file() -> None:

@@ -44,7 +44,9 @@ class Mutant:
     :ivar scenario: a default scenario that shows it (or does not, if it ``survives``).
     :ivar rule: the rule that the row reports.
     :ivar alone: with that monitor switched off nothing is found.
+    :ivar executions: how many are searched for the row's rule; 0: up to the first finding.
     :ivar survives: why nothing can see it; empty if something does.
+    :ivar hunks: the wrong text; without it and ``replace`` the name is an existing toggle's.
     :ivar replace: instead of ``hunks``: from the base's functions to the wrong ones.
     """
 
@@ -55,6 +57,7 @@ class Mutant:
     rule: str
     hunks: tuple[Hunk, ...] = ()
     alone: bool = False
+    executions: int = 0
     survives: str = ""
     replace: Callable[[Mapping[str, Function]], Mapping[str, Function]] | None = None
 
@@ -71,4 +74,4 @@ def change(function: str, old: str, new: str) -> Hunk:
 
 def toggles(mutants: tuple[Mutant, ...]) -> tuple[Toggle, ...]:
     """What a module lists in ``TOGGLES``."""
-    return tuple(m.toggle for m in mutants)
+    return tuple(m.toggle for m in mutants if m.hunks or m.replace)

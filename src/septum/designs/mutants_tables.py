@@ -11,9 +11,7 @@ __all__ = ["MUTANTS", "TOGGLES"]
 
 _REMOVED: Final = "handle_removed_pt"
 _FREE_EXTERNAL: Final = "    if is_mirror_sp(sp):\n        kvm.fn.free_external_spt(kvm, sp)\n"
-_CALL_RCU: Final = (
-    "    sp.spt.call_rcu(lambda: kvm.fn.tdp_mmu_free_sp_rcu_callback(kvm, sp))\n"
-)
+_CALL_RCU: Final = "    sp.spt.call_rcu(lambda: kvm.fn.tdp_mmu_free_sp_rcu_callback(kvm, sp))\n"
 _UNLINK: Final = "    kvm.fn.tdp_mmu_unlink_sp(kvm, sp)\n"
 _FREEZE: Final = (
     "            old_spte = kvm.fn.kvm_tdp_mmu_write_spte"
@@ -72,6 +70,10 @@ MUTANTS: Final = (
         "subtree",
         "",
         (change(_REMOVED, _FREEZE, ""),),
+        survives=(
+            "harmless: under the write lock no fault is inside the table, and who walks it "
+            "later holds RCU and only reads"
+        ),
     ),
     Mutant(
         "removed-shared-not-frozen",
@@ -86,6 +88,10 @@ MUTANTS: Final = (
                 "sptep.read()",
             ),
         ),
+        survives=(
+            "no scenario: only direct tables are removed under the read lock; a fault would "
+            "install a leaf that nobody counts off (I4)"
+        ),
     ),
     Mutant(
         "removed-frozen-once",
@@ -94,6 +100,10 @@ MUTANTS: Final = (
         "subtree",
         "",
         (change("freeze_removed_spte", "if not is_frozen_spte(old_spte):", "if True:"),),
+        survives=(
+            "unreachable: direct SPTEs are FROZEN in removed tables only, and mirror tables are"
+            " removed under the write lock"
+        ),
     ),
     Mutant(
         "parent-before-children",
@@ -104,6 +114,10 @@ MUTANTS: Final = (
         (
             change(_REMOVED, _FREE_EXTERNAL, ""),
             change(_REMOVED, _UNLINK, _UNLINK + _FREE_EXTERNAL),
+        ),
+        survives=(
+            "harmless: with the keys gone PHYMEM.PAGE.RECLAIM takes S-EPT pages in any order, "
+            "only the TDR must be last"
         ),
     ),
     Mutant(
@@ -144,6 +158,9 @@ MUTANTS: Final = (
             change(_REMOVED, _CALL_RCU, ""),
             change(_REMOVED, _LOOP, _CALL_RCU + _LOOP),
         ),
+        survives=(
+            "harmless: the zap is one RCU reader section, so the grace period cannot end inside it"
+        ),
     ),
     Mutant(
         "freed-as-unused",
@@ -171,6 +188,10 @@ MUTANTS: Final = (
         "subtree",
         "",
         (change(_REMOVED, _CALL_RCU, ""),),
+        survives=(
+            "no monitor: I6 judges frees and accesses, and nothing asks for leaked tables after"
+            " teardown"
+        ),
     ),
     # --- 4.5, 4.6 the fault ---------------------------------------------------------------
     Mutant(
@@ -186,7 +207,7 @@ MUTANTS: Final = (
         "4.5",
         "a fault takes FROZEN_SPTE for an empty entry, and nothing warns (facts 6.9, D4d)",
         "fault-fault",
-        "I9",
+        "BUG:tdx_mem_page_aug",
         (
             change(_MAP, _FROZEN, ""),
             change(
@@ -212,6 +233,7 @@ MUTANTS: Final = (
                 "            break\n",
             ),
         ),
+        executions=200,
     ),
     Mutant(
         "link-as-if-exclusive",
@@ -258,6 +280,7 @@ MUTANTS: Final = (
         "fault-fault",
         "",
         (change(_MISSING, "        kvm.fn.tdp_mmu_free_unused_sp(kvm, sp)\n", "        pass\n"),),
+        survives="no monitor: nothing asks for leaked pages after teardown",
     ),
     Mutant(
         "no-external-page",
@@ -273,7 +296,13 @@ MUTANTS: Final = (
         "a new table is made for the next GFN",
         "fault-fault",
         "BUG:tdx_spte_to_external_spt",
-        (change("tdp_mmu_init_child_sp", "iter.sptep, iter.gfn, role", "iter.sptep, iter.gfn + 1, role"),),
+        (
+            change(
+                "tdp_mmu_init_child_sp",
+                "iter.sptep, iter.gfn, role",
+                "iter.sptep, iter.gfn + 1, role",
+            ),
+        ),
     ),
     Mutant(
         "failed-leaf-is-fixed",
@@ -290,6 +319,7 @@ MUTANTS: Final = (
                 "        return RET_PF_FIXED\n",
             ),
         ),
+        survives="harmless: the guest comes back with the same fault; what it costs is an exit",
     ),
     # --- 2.3 roots ------------------------------------------------------------------------
     Mutant(

@@ -34,7 +34,7 @@ MUTANTS: Final = (
         "flag-ignored",
         "5.2",
         "a vCPU does not look at wait_for_sept_zap",
-        "zap-accept",
+        "zap-zero-step",
         "BUG:tdx_sept_remove_leaf_spte",
         (change(_RUN, _FLAG, ""),),
     ),
@@ -42,8 +42,8 @@ MUTANTS: Final = (
         "flag-tested-early",
         "5.2",
         "a vCPU looks at wait_for_sept_zap before its mode is IN_GUEST_MODE",
-        "zap-accept",
-        "BUG:tdx_sept_remove_leaf_spte",
+        "zap-rerun",
+        "BUG:tdx_track",
         (
             change(_RUN, _FLAG, ""),
             change(
@@ -60,9 +60,10 @@ MUTANTS: Final = (
         "busy-entry-is-an-error",
         "5.2",
         "VP.ENTER that returns BUSY is not repeated but reported to userspace",
-        "zap-running",
+        "install-zero-step",
         "I8",
         (change(_RUN, "if kvm.fn.tdx_operand_busy(result.rax):", "if False:"),),
+        alone=True,
     ),
     # --- 5.6 modes, kicks and requests ----------------------------------------------------
     Mutant(
@@ -92,7 +93,7 @@ MUTANTS: Final = (
         "5.6",
         "mode becomes IN_GUEST_MODE after the exit test",
         "vm-dies",
-        "",
+        "I24",
         (
             change(_ENTER, _MODE + _UNLOCK, _UNLOCK),
             change(
@@ -106,6 +107,7 @@ MUTANTS: Final = (
                 "        fn.kvm",
             ),
         ),
+        alone=True,
     ),
     Mutant(
         "no-exit-test",
@@ -114,6 +116,7 @@ MUTANTS: Final = (
         "vm-dies",
         "I24",
         (change(_ENTER, _EXIT_TEST, ""),),
+        alone=True,
     ),
     Mutant(
         "vm-dead-without-kick",
@@ -129,6 +132,7 @@ MUTANTS: Final = (
                 "        kvm.fn.kvm_make_request(vcpu, KVM_REQ_VM_DEAD)\n",
             ),
         ),
+        alone=True,
     ),
     Mutant(
         "vm-dead-without-request",
@@ -143,6 +147,7 @@ MUTANTS: Final = (
                 "kvm_make_all_cpus_request(kvm, 0)",
             ),
         ),
+        alone=True,
     ),
     Mutant(
         "vm-dead-request-consumed",
@@ -158,6 +163,7 @@ MUTANTS: Final = (
                 "        vcpu.requests.fetch_and(~KVM_REQ_VM_DEAD)\n",
             ),
         ),
+        alone=True,
     ),
     # --- 5.4 the retry loop ---------------------------------------------------------------
     Mutant(
@@ -173,6 +179,10 @@ MUTANTS: Final = (
                 "",
             ),
         ),
+        survives=(
+            "no scenario: the injected failure is over at the next attempt, which succeeds; a "
+            "failure that stays would be retried for ever"
+        ),
     ),
     Mutant(
         "bugged-vm-lives",
@@ -181,6 +191,10 @@ MUTANTS: Final = (
         "install-leaf-fails",
         "",
         (change("kvm_vm_bugged", "    kvm.fn.kvm_vm_dead(kvm)\n", ""),),
+        survives=(
+            "no monitor: I24 begins when kvm_vm_dead() has returned, and that is what is "
+            "missing here"
+        ),
     ),
 )
 

@@ -20,9 +20,8 @@ _UNSAFE: Final = (
 _PUNCH: Final = "kvm_gmem_punch_hole"
 _BEGIN: Final = "    kvm.fn.kvm_gmem_invalidate_begin(kvm, start, end)\n"
 _END: Final = "    kvm.fn.kvm_gmem_invalidate_end(kvm, start, end)\n"
-_TRUNCATE: Final = (
-    "    for gfn in range(start, end):\n        kvm.host.gmem.truncate(gfn)\n"
-)
+_TRUNCATE: Final = "    for gfn in range(start, end):\n        kvm.host.gmem.truncate(gfn)\n"
+_TARGET: Final = "tdp_mmu_map_handle_target_level"
 _ZAP: Final = "tdp_mmu_zap_leafs"
 _IN_PROGRESS: Final = "    if kvm.mmu_invalidate_in_progress.peek():\n"
 
@@ -45,7 +44,7 @@ MUTANTS: Final = (
         "4.5",
         "is_page_fault_stale() is not asked under mmu_lock",
         "fault-punch",
-        "I12",
+        "WARN:tdp_mmu_map_handle_target_level",
         (change(_FAULT, "if not kvm.fn.is_page_fault_stale(vcpu, fault):", "if True:"),),
     ),
     Mutant(
@@ -57,7 +56,8 @@ MUTANTS: Final = (
         (
             change(
                 _FAULT,
-                "    kvm.mmu_lock.read_lock()\n    if not kvm.fn.is_page_fault_stale(vcpu, fault):\n",
+                "    kvm.mmu_lock.read_lock()\n"
+                "    if not kvm.fn.is_page_fault_stale(vcpu, fault):\n",
                 "    stale = kvm.fn.is_page_fault_stale(vcpu, fault)\n"
                 "    kvm.mmu_lock.read_lock()\n    if not stale:\n",
             ),
@@ -82,6 +82,7 @@ MUTANTS: Final = (
         "fault-punch",
         "",
         (change(_FAULTIN, _UNSAFE, ""),),
+        survives="harmless: the check without mmu_lock saves work, the one under it decides",
     ),
     Mutant(
         "in-progress-ignored",
@@ -93,6 +94,7 @@ MUTANTS: Final = (
             change("mmu_invalidate_retry_gfn", _IN_PROGRESS, "    if False:\n"),
             change("mmu_invalidate_retry_gfn_unsafe", f"    {_IN_PROGRESS}", "        if False:\n"),
         ),
+        executions=100,
     ),
     Mutant(
         "seq-not-bumped",
@@ -121,6 +123,7 @@ MUTANTS: Final = (
                 "kvm.mmu_invalidate_range.write((start, end - 1))",
             ),
         ),
+        executions=100,
     ),
     # --- 5.5 guest_memfd ------------------------------------------------------------------
     Mutant(
@@ -187,6 +190,14 @@ MUTANTS: Final = (
                 "if not is_shadow_present_pte(iter.old_spte):",
             ),
         ),
+    ),
+    Mutant(
+        "fault-replaces-leaf",
+        "4.3 step 1",
+        "a fault on a present leaf installs another page over it",
+        "fault-fault",
+        "BUG:__handle_changed_spte",
+        (change(_TARGET, "        return RET_PF_SPURIOUS\n", "        fault.pfn += 0x80\n"),),
     ),
     Mutant(
         "zap-moves-leaf",

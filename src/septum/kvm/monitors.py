@@ -137,7 +137,9 @@ class NothingStaysFrozen(Monitor):
 
 class SeptParentIsTable(Monitor):
     id = "I3"
-    statement = "A present, pending or blocked S-EPT entry lies in a page its parent maps as a table."
+    statement = (
+        "A present, pending or blocked S-EPT entry lies in a page its parent maps as a table."
+    )
     judged = "every S-EPT entry that becomes non-FREE, or stops being a table"
     source = "facts/kvm-tdp-mmu.md 7(a) I3; tdh_mem_sept_add.c, tdh_mem_sept_remove.c"
     example = "SEPT.REMOVE of a page that still maps something"
@@ -149,8 +151,10 @@ class SeptParentIsTable(Monitor):
         if now not in (sept.State.FREE, sept.State.REMOVED):
             parent = self.view.sept_parent(table_hpa)
             if parent == 0:
-                self.report(f"S-EPT entry {index} of page {table_hpa:x} became {now.name} "
-                            "but no parent maps that page")
+                self.report(
+                    f"S-EPT entry {index} of page {table_hpa:x} became {now.name} "
+                    "but no parent maps that page"
+                )
         # A table that becomes a leaf was promoted: its children are that leaf now.
         if _is_table(was) and not _is_table(now) and not sept.is_leaf(new):
             self._children(sept.hpa_of(old))

@@ -73,7 +73,6 @@ class Table:
         "level",
         "pfn",
         "removing",
-        "root",
         "small",
         "stale",
         "stale_default",
@@ -96,7 +95,6 @@ class Table:
         self.born = 0
         self.fresh = True
         """No entry was first met with a value other than empty."""
-        self.root = False
         self.removing = False
         """A task is freezing its entries; nothing else should change them."""
         self.dying = False
@@ -247,7 +245,6 @@ class ShadowTables:
         if self.roots_announced[level] and old == self.empty:
             self.roots_announced[level] -= 1
             table = self._add(as_id, gfn, level, -1, self.empty)
-            table.root = True
             return table
         if group is None or (frozen and old == self.empty):
             return self.add_unseen(as_id, gfn, level)
@@ -311,7 +308,7 @@ class ShadowTables:
         for group in self.groups.values():
             for table in group:
                 if table.level == level and self._may_be_adopted(table):
-                    table.root, table.default = True, self.empty
+                    table.default = self.empty
                     self.unseen -= 1
                     return
         self.roots_announced[level] += 1
@@ -371,8 +368,9 @@ class ShadowTables:
             gone = self.unlink(table.as_id, gfn, level, old, removed)
         if is_table(new, level) and not (is_table(old, level) and same_page):
             self._link(table.as_id, gfn, level, old, new)
-        if table.root and not table.entries:
-            self.drop(table)  # only a dying root loses its last entry
+        if gone is not None and level >= 4 and table.pfn < 0:
+            if not any(is_shadow_present_pte(value) for value in table.entries.values()):
+                self.drop(table)  # only a dying root loses its last entry
         return gone
 
     def _link(self, as_id: int, gfn: int, level: int, old: int, new: int) -> None:

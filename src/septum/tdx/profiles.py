@@ -14,7 +14,9 @@ from typing import Final
 
 from septum.tdx.status import TDX_NON_RECOVERABLE_TD
 
-__all__ = ["PROFILES", "Profile", "hypothetical_resize"]
+__all__ = ["PROFILES", "Profile", "find_profile", "hypothetical_resize"]
+
+_RESIZE: Final = "+nonblocking-resize"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,4 +71,11 @@ PROFILES: Final[dict[str, Profile]] = {p.name: p for p in _ALL}
 
 def hypothetical_resize(base: Profile) -> Profile:
     """``base`` plus DEMOTE without block and tracking; marked hypothetical."""
-    return replace(base, name=f"{base.name}+nonblocking-resize", nonblocking_resize=True)
+    return replace(base, name=f"{base.name}{_RESIZE}", nonblocking_resize=True)
+
+
+def find_profile(name: str) -> Profile | None:
+    """The profile called ``name``: a key of `PROFILES`, with ``+nonblocking-resize`` its
+    hypothetical form."""
+    base = PROFILES.get(name.removesuffix(_RESIZE))
+    return base if base is None or base.name == name else hypothetical_resize(base)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The Secure-EPT of a TD as pages of entries: walks, entry locks, printing.
+"""The Secure-EPT of a TD as pages of entries: walks, entry locks.
 
 A walk samples each entry once and unlocked: every read is a scheduling point.  It
 ignores lock bits, so it passes through a locked parent (facts/tdx-module.md section
@@ -27,8 +27,6 @@ from septum.tdx.sept import (
     RWX,
     State,
     hpa_of,
-    is_leaf,
-    show,
     state_of,
 )
 
@@ -188,35 +186,6 @@ class Sept:
             down = state is State.NL_MAPPED or (through_blocked and state is State.NL_BLOCKED)
             if level and down:
                 yield from self._entries(hpa_of(raw), level - 1, at, through_blocked)
-
-    def show(self, root: int) -> str:
-        """The tree as text, one entry a line, runs of equal neighbours folded."""
-        lines: list[str] = []
-        run: list[tuple[int, int, int]] = []
-        for item in self.entries(root):
-            if run and not self._continues(run[-1], item):
-                lines.append(self._line(run))
-                run = []
-            run.append(item)
-        if run:
-            lines.append(self._line(run))
-        return "\n".join(lines) or "(empty)"
-
-    def _continues(self, last: tuple[int, int, int], item: tuple[int, int, int]) -> bool:
-        """The next leaf of the same state, physically contiguous."""
-        step = self.geometry.bytes_per_level(item[1] + 1)
-        return (
-            last[1] == item[1]
-            and is_leaf(last[2])
-            and item[0] == last[0] + step
-            and item[2] == last[2] + step
-        )
-
-    def _line(self, run: list[tuple[int, int, int]]) -> str:
-        gpa, level, raw = run[0]
-        name = ("4K", "2M", "1G", "512G", "256T")[level]
-        text = f"{'  ' * (self.top - level)}{gpa:#x} {name} {show(raw)}"
-        return text if len(run) == 1 else f"{text}  (and {len(run) - 1} more)"
 
 
 def sept_page_of(word: Word) -> int:

@@ -46,6 +46,8 @@ WINDOW: Final = 8192
 """Changes within which swapped lines are paired.  Recorded: 18 lines, 545 us (6.12)."""
 
 
+UNFINISHED: Final = 64
+"""Changes before the end of a recording of running VMs within which jumps are not judged."""
 MAX_SIBLINGS: Final = 8
 """Trees under one key to be told apart when their start was not recorded."""
 
@@ -165,10 +167,13 @@ class Judge:
         self.findings = kept
 
     def finish(self, *, cut: bool) -> None:
-        """The recording ended.  Jumps near a cut end may be explained behind it."""
-        if not cut:
+        """The recording ended.  What began near the end may go on behind it, unless the
+        recording shows that every VM was gone."""
+        gone = not cut and not self.tables.live
+        parent_first = self.version is None or self.version.parent_first
+        if gone or not (cut or parent_first):
             self.removals.finish()
-        self._expire(self._seq - WINDOW if cut else self._seq)
+        self._expire(self._seq if gone else self._seq - (WINDOW if cut else UNFINISHED))
         self.findings.sort(key=lambda finding: finding.line)
 
     # ----------------------------------------------------------------- the chain

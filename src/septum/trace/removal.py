@@ -47,7 +47,7 @@ class Task:
     announced: list[Removal] = field(default_factory=list)
     dying: list[Removal] = field(default_factory=list)
     settled: bool = False
-    """It logged a line outside a removal, or the start of one."""
+    """It logged a change outside a removal, so that no removal's start was missed."""
 
 
 class Removals:
@@ -64,7 +64,6 @@ class Removals:
             return
         self.prepare_seen = True
         task = self._task(at.pid)
-        task.settled = True
         task.announced.append(Removal(at, event.level, event.gfn))
 
     def before_change(
