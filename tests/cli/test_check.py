@@ -12,8 +12,13 @@ import pytest
 from cli_rig import made_up, septum
 from report_schemas import validate
 
+from septum.cli.running import Outcome, go_on
+from septum.machine import Finding
+from septum.scenarios.check import REREAD, REREAD_SCENARIOS, default_rows
+from septum.scenarios.expect import load
 from septum.scenarios.result import CheckResult
 
+VERDICTS = Path(__file__).parents[2] / "docs" / "verdicts.toml"
 ROW = ("-d", "v7.3", "-s", "fault-fault")
 
 
@@ -36,14 +41,40 @@ def test_exit_status(monkeypatch: pytest.MonkeyPatch, verdict: str, status: int)
     assert result.stderr.startswith("[1/1] v7.3 / fault-fault: ")
 
 
-def test_the_default_suite_is_all_designs_in_all_default_scenarios(
+def test_without_names_the_default_suite_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = made_up(monkeypatch, lambda design, scenario: "holds")
+    assert septum("check").exit_code == 0
+    assert calls[0]["rows"] == default_rows()
+
+
+def test_a_scenario_alone_is_checked_as_in_the_default_suite(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls = made_up(monkeypatch, lambda design, scenario: "holds")
-    monkeypatch.setattr("septum.cli.running.DEFAULT_DESIGNS", ("v7.3",))
-    assert septum("check").exit_code == 0
-    rows = calls[0]["rows"]
-    assert ("v7.3", "fault-fault") in rows and len(rows) >= 10
+    septum("check", "-s", "fault-fault")
+    assert calls[0]["rows"] == [row for row in default_rows() if row[1] == "fault-fault"]
+
+
+def test_the_reviewed_verdicts_are_those_of_the_default_suite(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """If every row gets its reviewed verdict, nothing is missing and nothing is left over."""
+    reviewed = load(VERDICTS)
+
+    def check_many(
+        rows: Sequence[tuple[str, str]], **options: Any
+    ) -> Iterator[tuple[int, CheckResult]]:
+        for n, row in enumerate(rows):
+            as_reviewed = reviewed[row]
+            finding = Finding(as_reviewed.finding, "", 0, 0) if as_reviewed.finding else None
+            others = list(as_reviewed.also)
+            verdict = as_reviewed.verdict
+            yield n, CheckResult(*row, {}, verdict, True, finding, other_findings=others)
+
+    monkeypatch.setattr("septum.cli.running.check_many", check_many)
+    result = septum("check", "--expect", VERDICTS)
+    assert result.exit_code == 0, result.output
+    assert "Every row is as reviewed" in result.stdout
 
 
 def test_designs_as_arguments_and_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -117,6 +148,23 @@ def test_ctrl_c_prints_what_is_finished_and_how_to_go_on(
     assert "complete: 7 executions" in result.stdout
     assert "septum check -d v7.3 -s subtree" in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_what_is_left_of_the_default_suite_is_named_exactly() -> None:
+    rows = default_rows()
+    assert go_on(Outcome([], 0.0, rows))[1:] == ["  septum check"]
+    left = rows[rows.index(("v7.3", "zap-running")) :]
+    first, second = " ".join("\n".join(go_on(Outcome([], 0.0, left))[1:]).split("\\\n")).split(
+        "  septum check "
+    )[1:]
+    assert first.split()[:4] == ["-d", "v7.3", "-s", "zap-running"]
+    assert second.split() == [
+        *("-d", REREAD),
+        *(word for name in REREAD_SCENARIOS for word in ("-s", name)),
+    ]
+    assert go_on(Outcome([], 0.0, [r for r in rows if r[0] == "v7.3"]))[1:] == [
+        "  septum check -d v7.3"
+    ]
 
 
 def test_no_colour_where_output_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

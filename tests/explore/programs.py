@@ -116,7 +116,7 @@ def random_program(seed: int) -> MachineProgram:
     flag = Word(m, "flag", 0)
     kinds = [
         "read", "write", "add", "xchg", "cas", "rlock", "wlock", "mutex", "try", "tryx",
-        "choose", "await", "step", "set", "rcu",
+        "choose", "await", "step", "set", "rcu", "rpeek", "wpoke",
     ]  # fmt: skip
 
     def program(tid: int, ops: list[tuple[str, int, int]]) -> Body:
@@ -142,6 +142,15 @@ def random_program(seed: int) -> MachineProgram:
                     lock.read_unlock()
                 elif kind == "wlock":
                     lock.write_lock()
+                    word.write(v)
+                    lock.write_unlock()
+                elif kind == "rpeek":  # an access merged into the acquisition
+                    lock.read_lock()
+                    note(word.peek())
+                    lock.read_unlock()
+                elif kind == "wpoke":
+                    lock.write_lock()
+                    word.poke(int(word.peek()) + v)
                     word.write(v)
                     lock.write_unlock()
                 elif kind == "mutex":

@@ -9,6 +9,7 @@ from report_samples import SCENARIO, Rule, counterexample, replayed, results
 
 from septum.designs import Design, Toggle
 from septum.machine import Event
+from septum.machine import Finding
 from septum.report.compare import compare_table, contrasts, same_schedule
 from septum.report.counterexample import counterexample_text
 from septum.report.layout import WIDTH
@@ -82,6 +83,21 @@ def test_summary_and_differences() -> None:
     check_golden("summary", narrow("\n".join(lines) + "\n"))
 
 
+@pytest.mark.parametrize("rule", ["BUG:tdx_sept_remove_private_spte", "BUG:tdh"])
+def test_a_rule_is_named_in_full_or_below_the_row(rule: str) -> None:
+    rows = results()
+    rows[3].design = "rfc-v5-08+nonpresent"
+    rows[3].finding = Finding(rule, "it broke", 9, 0)
+    rows[3].other_findings = []
+    lines = narrow(verdict_table(rows)).splitlines()
+    (at,) = (n for n, line in enumerate(lines) if "rfc-v5-08+nonpresent  violated" in line)
+    assert ".." not in lines[at]
+    assert (rule in lines[at]) == (len(rule) == 7)
+    assert (lines[at + 1].strip() == f"finding: {rule}") == (len(rule) > 7)
+    told = narrow(compare_table(rows * 2, width=50))
+    assert "violated BUG:.." not in told and rule in " ".join(told.split())
+
+
 def test_compare_table() -> None:
     check_golden("compare", narrow(compare_table(results())))
 
@@ -97,6 +113,8 @@ def test_same_schedule() -> None:
         ("v7.3+reread-sptep", left), ("v7.3", right), rule="I1", upto=10, scenario="two-faults"
     )
     check_golden("same-schedule", narrow(told))
+    broken = [line for line in told.splitlines() if "! read sp0[0]" in line]
+    assert [line.count("I1") for line in broken] == [1]  # only where the rule breaks
 
 
 def test_contrasts_pairs_a_failing_row_with_a_holding_one() -> None:

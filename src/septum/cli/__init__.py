@@ -18,7 +18,7 @@ from septum import __version__
 
 __all__ = ["main"]
 
-_COMMANDS = ("check", "compare", "designs", "monitors", "replay", "scenarios", "show")
+_COMMANDS = ("check", "compare", "designs", "monitors", "replay", "scenarios", "show", "tdx")
 
 
 class _Septum(click.Group):

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -25,7 +26,7 @@ from septum.cli.terminal import progress
 from septum.designs import lookup
 from septum.explore import Options
 from septum.report.layout import clean, command, number
-from septum.scenarios.check import DEFAULT_DESIGNS, check_many
+from septum.scenarios.check import DEFAULT_DESIGNS, check_many, default_rows
 from septum.scenarios.counterexample import save
 from septum.scenarios.result import CheckResult
 from septum.scenarios.suite import SCENARIOS, find
@@ -49,17 +50,26 @@ class Outcome:
 
 
 def select_rows(designs: Sequence[str], scenarios: Sequence[str]) -> list[Row]:
-    """Designs times scenarios; the default suite's where none are named.
+    """Designs times scenarios.  Without designs: those that the default suite checks in
+    these scenarios; without scenarios: the default ones.
 
-    :raises DesignError, UnknownName: for a name that does not exist, before anything runs.
+    :raises DesignError, UnknownScenario: for a name that does not exist, before anything runs.
     """
+    named = list(dict.fromkeys(find(name).name for name in scenarios))
+    if not designs:
+        default = default_rows()
+        if not named:
+            return default
+        known = (row for row in default if row[1] in named)
+        return list(dict.fromkeys([*known, *product(DEFAULT_DESIGNS, named)]))
     for design in designs:
         lookup(design)
-    named = [find(name).name for name in scenarios]
-    chosen = named or [s.name for s in SCENARIOS.values() if s.default]
-    return [
-        (d, s) for d in dict.fromkeys(designs or DEFAULT_DESIGNS) for s in dict.fromkeys(chosen)
-    ]
+    chosen = named or _default_scenarios()
+    return list(product(dict.fromkeys(designs), chosen))
+
+
+def _default_scenarios() -> list[str]:
+    return [s.name for s in SCENARIOS.values() if s.default]
 
 
 def run(
@@ -111,15 +121,22 @@ def _stop_workers() -> None:
 
 
 def go_on(outcome: Outcome) -> list[str]:
-    """After Ctrl-C: how to check what is left."""
-    designs = dict.fromkeys(design for design, _ in outcome.left)
-    scenarios = dict.fromkeys(scenario for _, scenario in outcome.left)
-    words = ["septum", "check"]
-    if tuple(designs) != DEFAULT_DESIGNS:
-        words += [word for design in designs for word in ("-d", design)]
-    words += [word for scenario in scenarios for word in ("-s", scenario)]
-    head = f"Interrupted: {number(len(outcome.left), 'row')} left.  To check what is left:"
-    return [head, *command(words)]
+    """After Ctrl-C: how to check what is left, with one command per set of scenarios."""
+    left: dict[str, list[str]] = {}
+    for design, scenario in outcome.left:
+        left.setdefault(design, []).append(scenario)
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for design, scenarios in left.items():
+        groups.setdefault(tuple(scenarios), []).append(design)
+    lines = [f"Interrupted: {number(len(outcome.left), 'row')} left.  To check what is left:"]
+    if outcome.left == default_rows():
+        return [*lines, *command(["septum", "check"])]
+    for names, designs in groups.items():
+        words = [word for design in designs for word in ("-d", design)]
+        if list(names) != _default_scenarios():
+            words += [word for name in names for word in ("-s", name)]
+        lines += command(["septum", "check", *words])
+    return lines
 
 
 def default_directory() -> Path:

@@ -86,9 +86,10 @@ class Analysis:
         mine = self._newest[task]
         clock = list(clocks[mine[-1]]) if mine else [0] * self.tasks
         found, acquires = self._related(step)
+        locks = frozenset(n for n, kind in step.acc if kind in ACQUIRE_KINDS)
         if found:
             if races is not None:
-                _races(races, clocks, self.steps, i, clock, found, acquires)
+                _races(races, clocks, self.steps, i, clock, found, acquires, locks)
             for j in found:
                 for t, n in enumerate(clocks[j]):
                     if n > clock[t]:
@@ -172,19 +173,30 @@ def _races(
     clock: list[int],
     found: dict[int, int],
     acquires: bool,
+    locks: frozenset[str],
 ) -> None:
     """Which of the related earlier steps are adjacent to step ``i`` and reversible."""
+    # What a step shares with the inside of a section that kept it out is reversed by
+    # taking the lock first, and only so.
+    released: dict[int, int] = {}  # task -> its release that enabled i
+    if acquires:
+        for k, related in found.items():
+            if related == ENABLE:
+                released[steps[k].task] = max(k, released.get(steps[k].task, -1))
     for j, related in found.items():
         if related == ENABLE:
             continue
         mine = steps[j]
         if clock[mine.task] > mine.number:
             continue  # ordered through i's own task already
-        for k, other in found.items():
+        release = released.get(mine.task, -1)
+        if j < release and not any(n in locks for n, kind in mine.acc if kind in ACQUIRE_KINDS):
+            continue
+        for k in found:
             if k <= j or clocks[k][mine.task] <= mine.number:
                 continue
-            # j -> k -> i; only a lock's own release does not count.
-            if acquires and other == ENABLE and steps[k].task == mine.task:
+            # j -> k -> i; only the section of the lock itself does not count.
+            if k <= release and steps[k].task == mine.task:
                 continue
             break
         else:

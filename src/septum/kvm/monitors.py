@@ -26,6 +26,7 @@ from septum.kvm.spte import (
 )
 from septum.kvm.view import Entry, KvmView, SpteChange, View
 from septum.machine import Cell
+from septum.machine.geometry import PAGE_SHIFT
 from septum.tdx import sept
 
 __all__ = ["MONITORS", "Monitor", "Monitors", "mirror_matches"]
@@ -308,13 +309,19 @@ class LeafKeepsPfn(Monitor):
 class MappedPageIsNotFree(Monitor):
     id = "I12"
     statement = "A PFN that the S-EPT maps is not returned to the host's allocator."
-    judged = "every page given back to the host"
+    judged = "every page given back to the host, every S-EPT leaf that is set"
     source = "facts/kvm-tdp-mmu.md 7(a) I12, 6.10 row 8; Linux tdx_sept_remove_leaf_spte()"
     example = "PAGE.REMOVE fails, the mirror is already empty, punch hole frees the page"
 
     def on_page_freed(self, pfn: int) -> None:
         if self.view.page_type(pfn) == "REG":
             self.report(f"page {pfn:x} is freed while the S-EPT still maps it")
+
+    def on_sept(self, tdr: int, table_hpa: int, index: int, old: int, new: int) -> None:
+        if sept.is_leaf(new) and not sept.is_leaf(old):
+            pfn = sept.hpa_of(new) >> PAGE_SHIFT
+            if self.view.page_is_free(pfn):
+                self.report(f"the S-EPT maps page {pfn:x}, which is back with the host")
 
 
 class LinkedTables(Monitor):

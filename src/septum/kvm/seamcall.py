@@ -152,12 +152,12 @@ def TDX_BUG_ON(result: Any, name: str, kvm: Kvm, function: str, *, bug_vm: bool 
     if bug_vm and kvm.vm_bugged.read():
         return True
     injected = isinstance(result, Injected)
+    kvm.m.emit("tdx_bug", function, f"{name}: {decode(result.rax)}", injected)
     if not injected:
         kvm.m.report(
             f"{'BUG' if bug_vm else 'WARN'}:{function}",
             f"SEAMCALL {name} failed: {decode(result.rax)} ({result.rax:#x})",
         )
-    kvm.m.emit("tdx_bug", function, f"{name}: {decode(result.rax)}", injected)
     if bug_vm:
         kvm.fn.kvm_vm_bugged(kvm)
     return True

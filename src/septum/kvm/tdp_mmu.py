@@ -257,11 +257,12 @@ def kvm_tdp_mmu_map(vcpu: Vcpu, fault: KvmPageFault) -> int:
     )
     kvm.rcu.read_lock()
     ret = RET_PF_RETRY
+    walked_at = m.seq
     iter = TdpIter(kvm, root, PG_LEVEL_4K, fault.gfn, kvm_gfn_root_bits(kvm, root))
     while iter.valid and iter.gfn < fault.gfn + 1:
         # Somebody else is changing the entry, or the table it is in is being removed.
         if is_frozen_spte(iter.old_spte):
-            m.blame(iter.sptep)
+            _blame_path(iter, walked_at)
             m.reach("a fault met FROZEN_SPTE")
             break
         if iter.level == fault.goal_level:
@@ -271,11 +272,24 @@ def kvm_tdp_mmu_map(vcpu: Vcpu, fault: KvmPageFault) -> int:
         if not present or is_large_pte(iter.old_spte):
             if kvm.fn.tdp_mmu_map_handle_missing_table(vcpu, fault, iter):
                 break
+            walked_at = m.seq
         iter.next()
     else:
         WARN_ON(iter.level == fault.goal_level, kvm, "kvm_tdp_mmu_map", "missed the goal level")
     kvm.rcu.read_unlock()
     return ret
+
+
+def _blame_path(iter: TdpIter, since: int) -> None:
+    """The frozen entry, and those above it: its table may be on its way out, and then
+    it is an entry above that changed."""
+    kvm = iter.kvm
+    kvm.m.blame(iter.sptep)
+    for level in range(iter.level + 1, iter.root_level + 1):
+        table = iter.pt_path[level - 1]
+        assert table is not None
+        above = table.word(kvm.geometry.index(iter.gfn | iter.gfn_bits, level))
+        kvm.m.current.blame.setdefault(above, since)
 
 
 def tdp_mmu_map_handle_missing_table(vcpu: Vcpu, fault: KvmPageFault, iter: TdpIter) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from septum.kvm.host import FREE
 from septum.kvm.spte import is_last_spte, is_shadow_present_pte, spte_to_pfn
 from septum.kvm.structs import INVALID_PAGE, Kvm, KvmMmuPage, Spte
 from septum.machine import Machine
@@ -111,6 +112,10 @@ class View(Protocol):
 
     def page_type(self, pfn: int) -> str:
         """The PAMT type of a 4K page: ``NDA``, ``REG``, ``EPT``, ..."""
+        ...
+
+    def page_is_free(self, pfn: int) -> bool:
+        """The host's allocator has the page."""
         ...
 
     def stat_pages(self, level: int) -> int: ...
@@ -241,6 +246,9 @@ class KvmView:
 
     def vm_dead(self) -> bool:
         return bool(self.kvm.vm_dead.peek())
+
+    def page_is_free(self, pfn: int) -> bool:
+        return self.kvm.host.owner(pfn) == FREE
 
     # --- the module's side ----------------------------------------------------------
 

@@ -566,8 +566,8 @@ class Machine:
     def _report_blocked(self) -> None:
         what = "; ".join(f"{t.name} waits at {t.op} {t.obj}" for t in self.tasks if not t.done)
         rule = "DEADLOCK" if self._status == "deadlock" else "STUCK"
-        self.findings.append(Finding(rule, what, len(self.log) - 1, self.current.id))
         self.emit("stuck", [(t.name, t.op, t.obj) for t in self.tasks if not t.done])
+        self.report(rule, what)
 
 
 class _Step:

@@ -9,7 +9,7 @@ in the left column, ``>`` only in the right one, ``|`` different.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import SequenceMatcher
 
 from septum.report.interleaving import describe, function_of
@@ -32,7 +32,9 @@ __all__ = ["compare_table", "contrasts", "differing", "same_schedule"]
 _CONTEXT = 2
 
 _Opcode = tuple[str, int, int, int, int]
-_Step = tuple[tuple[str, str], str]  # what is compared (task, step), what is shown
+
+_Step = tuple[tuple[str, str], str, str]
+"""What is matched (task, step), the rule that breaks there, what is shown."""
 
 
 def differing(results: Sequence[CheckResult]) -> list[str]:
@@ -82,7 +84,7 @@ def compare_table(
         block = designs[start : start + per_block]
         rows = [["", "scenario", *letters[start : start + per_block]]]
         for scenario in scenarios:
-            texts = [shorten(cells.get((d, scenario), "-"), room) for d in block]
+            texts = [_fitting(cells.get((d, scenario), "-"), room) for d in block]
             mark = "*" if scenario in odd else ""
             rows.append([mark, shorten(clean(scenario), label), *texts])
         lines += ["", *columns(rows, widths=(1, label), paint=_painter(paint))]
@@ -91,7 +93,7 @@ def compare_table(
         lines += fill(f"* {number(len(odd), 'row')} in which the designs differ", width)
     else:
         lines += fill("The designs do not differ in any row.", width)
-    lines += _earned(results, letters, designs, width)
+    lines += _earned(results, letters, designs, width, room)
     return "\n".join(lines) + "\n"
 
 
@@ -126,13 +128,13 @@ def same_schedule(
     ]
     lines.append(f"{'-' * half}     {'-' * half}")
     matcher = SequenceMatcher(
-        a=[key for key, _ in one], b=[key for key, _ in other], autojunk=False
+        a=[key for key, *_ in one], b=[key for key, *_ in other], autojunk=False
     )
     at = (0, 0)
-    for tag, i1, i2, j1, j2 in _until(matcher.get_opcodes(), end):
+    for tag, i1, i2, j1, j2 in _broken(_until(matcher.get_opcodes(), end), one, other):
         at = (i2, j2)
         if tag == "equal":
-            lines += _alike(one[i1:i2], i1 == 0, i2 == len(one), half)
+            lines += _alike(one[i1:i2], other[j1:j2], i1 == 0, i2 == len(one), half)
         else:
             lines += _apart(one[i1:i2], other[j1:j2], half, paint)
     if at != (len(one), len(other)):
@@ -155,6 +157,23 @@ def _until(opcodes: Sequence[_Opcode], end: int) -> Iterator[_Opcode]:
         yield tag, i1, i2, j1, j2
 
 
+def _broken(
+    blocks: Iterable[_Opcode], one: Sequence[_Step], other: Sequence[_Step]
+) -> Iterator[_Opcode]:
+    """The blocks; a step that breaks a rule on one side only is no equal one."""
+    for tag, i1, i2, j1, j2 in blocks:
+        if tag == "equal":
+            for i in range(i1, i2):
+                j = j1 + i - i1
+                if one[i][1] != other[j][1]:
+                    if i > i1:
+                        yield tag, i1, i, j1, j
+                    yield "replace", i, i + 1, j, j + 1
+                    i1, j1 = i + 1, j + 1
+        if (i1, j1) != (i2, j2):
+            yield tag, i1, i2, j1, j2
+
+
 def _more(n: int) -> str:
     return f"({number(n, 'more step')})" if n else ""
 
@@ -166,35 +185,35 @@ def _outcome(replay: Replay, rule: str) -> str:
 
 
 def _cells(replay: Replay) -> list[_Step]:
-    """Per step what is compared, and what is shown.  Values are shown and compared: a
-    step that reads something else is a different step."""
+    """The steps.  Values are shown and compared: a step that reads something else is a
+    different step."""
     broken = {f.step: f.rule for f in replay.findings if f.task >= 0}
     cells = []
     for at, event in enumerate(replay.events):
         name = clean(replay.task_names[event.task])
         text = clean(describe(event, replay.traces.get(at, ())))
+        rule = clean(broken.get(at, ""))
         key = (name, text)
-        if at in broken:
-            text = f"! {text}: {clean(broken[at])}"
+        if rule:
+            text = f"! {text}: {rule}"
         function = function_of(event)
         where = f" [{function}()]" if function else ""
-        cells.append((key, f"{name}: {text}{where}"))
+        cells.append((key, rule, f"{name}: {text}{where}"))
     return cells
 
 
-def _alike(cells: Sequence[_Step], first: bool, last: bool, half: int) -> list[str]:
-    """Equal steps: a little context next to the differences, the rest folded."""
+def _alike(
+    one: Sequence[_Step], other: Sequence[_Step], first: bool, last: bool, half: int
+) -> list[str]:
+    """Equal steps: a little context next to the differences, the rest folded.  Each side
+    names its own function."""
     head = 0 if first else _CONTEXT
     tail = 0 if last else _CONTEXT
-    if len(cells) <= head + tail + 1:
-        shown = [text for _, text in cells]
-        return [line for text in shown for line in _pair(text, text, " ", half)]
-    lines = [line for _, text in cells[:head] for line in _pair(text, text, " ", half)]
-    fold = steps(len(cells) - head - tail)
-    lines += _pair(fold, fold, " ", half)
-    for _, text in cells[len(cells) - tail :] if tail else ():
-        lines += _pair(text, text, " ", half)
-    return lines
+    rows = [(left, right) for (*_, left), (*_, right) in zip(one, other, strict=True)]
+    if len(rows) > head + tail + 1:
+        fold = steps(len(rows) - head - tail)
+        rows = [*rows[:head], (fold, fold), *(rows[len(rows) - tail :] if tail else ())]
+    return [line for left, right in rows for line in _pair(left, right, " ", half)]
 
 
 def _apart(
@@ -205,8 +224,8 @@ def _apart(
 ) -> list[str]:
     lines: list[str] = []
     for i in range(max(len(one), len(other))):
-        left = one[i][1] if i < len(one) else ""
-        right = other[i][1] if i < len(other) else ""
+        left = one[i][-1] if i < len(one) else ""
+        right = other[i][-1] if i < len(other) else ""
         mark = "|" if left and right else "<" if left else ">"
         lines += [paint("differs", line) for line in _pair(left, right, mark, half)]
     return lines
@@ -233,6 +252,11 @@ def _cell(result: CheckResult) -> str:
     return result.verdict + rule
 
 
+def _fitting(cell: str, room: int) -> str:
+    """A cell; a rule that does not fit is left to the lines below the table."""
+    return cell if len(cell) <= room else cell.split(" ", 1)[0]
+
+
 def _painter(paint: Paint) -> Callable[[int, str], str]:
     def cell(i: int, text: str) -> str:
         return paint(text.split(" ", 1)[0], text) if i >= 2 else text
@@ -241,13 +265,19 @@ def _painter(paint: Paint) -> Callable[[int, str], str]:
 
 
 def _earned(
-    results: Sequence[CheckResult], letters: Sequence[str], designs: Sequence[str], width: int
+    results: Sequence[CheckResult],
+    letters: Sequence[str],
+    designs: Sequence[str],
+    width: int,
+    room: int,
 ) -> list[str]:
     """How each verdict was earned: a comparison is no better than its weaker side."""
     lines = ["", "How the verdicts were earned:"]
     letter = dict(zip(designs, letters, strict=True))
     for r in results:
         text = f"{clean(r.scenario)} {letter[r.design]}: {how_earned(r)}"
+        if r.finding is not None and len(_cell(r)) > room:
+            text += f"; finding {clean(r.finding.rule)}"
         if r.note:
             text += f" ({clean(r.note)})"
         lines += fill(text, width, first="  ", rest="      ")

@@ -38,9 +38,11 @@ _INCONCLUSIVE = frozenset({"bounded", "sampled", "vacuous", "error"})
 _LEAST_FINDING = 7
 _FOLDED = "r"
 _HYPOTHETICAL = "h"
+_MORE = "+"
 _NOTES = {
     _FOLDED: "r: repeats of a failed attempt that nobody influenced are folded (--retries N)",
     _HYPOTHETICAL: "h: uses a hypothetical TDX Module feature",
+    _MORE: "+n: n other rules broke as well (--wide names them)",
 }
 
 
@@ -92,7 +94,7 @@ def verdict_table(
         lines = _wide(results, files or {}, paint)
     else:
         lines = _grouped(results, files or {}, width, paint)
-    marks = "".join(_marks(result) for result in results)
+    marks = "".join(_marks(r) + _MORE * bool(r.other_findings) for r in results)
     lines.append("")
     models = sorted({result.memory_model for result in results})
     lines += fill(f"memory model: {', '.join(map(clean, models))}", width)
@@ -137,7 +139,7 @@ def _grouped(
                 name,
                 f"{r.verdict:<8}",
                 shorten(_how(r), how),
-                shorten(_finding(r), found),
+                _finding(r) if len(_finding(r)) <= found else "",
                 "" if r.verdict == "n/a" else duration(r.seconds),
             )
             lines += columns(

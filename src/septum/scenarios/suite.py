@@ -121,6 +121,17 @@ _ALL: tuple[Scenario, ...] = (
         bound=3000,
     ),
     Scenario(
+        "vm-dies",
+        "a vCPU touches a page that it has not accepted while another one enters",
+        "Can a vCPU enter the guest after the VM was declared dead?",
+        (_vcpu(0, run_vcpu(op("touch", 0))), _vcpu(1, run_vcpu(op("touch", 1)))),
+        Start(mapped=(0, 1), accepted=(1,)),
+        must_occur=(
+            "guest touched a PENDING page",
+            "a request stopped a vCPU before it entered",
+        ),
+    ),
+    Scenario(
         "subtree",
         "the mirror's tables are removed while an RCU reader walks them",
         "Are tables freed children first, once, and not under a reader?",

@@ -11,7 +11,7 @@ Source: ``src/td_dispatcher/vm_exits/td_ept_violation.c``, ``tdg_mem_page_accept
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Final
 
 from septum.machine.geometry import PAGE_SHIFT
@@ -71,6 +71,9 @@ EEQ_ATTR_WR: Final = 5
 EEQ_PENDING: Final = 6
 _READ: Final = 1
 _WRITE: Final = 2
+_ACCEPT: Final = "TDG.MEM.PAGE.ACCEPT"
+_ATTR_RD: Final = "TDG.MEM.PAGE.ATTR.RD"
+_ATTR_WR: Final = "TDG.MEM.PAGE.ATTR.WR"
 _PAGE: Final = ((1 << 52) - 1) & ~0xFFF
 
 
@@ -248,13 +251,24 @@ def _invalid(operand: int) -> GuestResult:
     return GuestResult("resume", rax=TDX_OPERAND_INVALID | operand)
 
 
-def _lock(g: Guest, spot: Spot) -> tuple[GuestResult | None, int]:
+def _phase(g: Guest, name: str, what: str) -> AbstractContextManager[None]:
+    """One event for all that is inside (each its own if the module is ``fine``)."""
+    return nullcontext() if g.module.fine else g.m.step(name, what)
+
+
+def _lock(g: Guest, name: str, spot: Spot) -> tuple[GuestResult | None, int]:
     """The guest's entry lock; the entry's value under it."""
-    got, raw = g.module.sept.lock_guest(spot.word)
+    with _phase(g, name, "lock entry"):
+        got, raw = g.module.sept.lock_guest(spot.word)
     if got == OK:
         return None, raw
     code = TDX_OPERAND_BUSY_HOST_PRIORITY if got == HOST_PRIORITY else TDX_OPERAND_BUSY
     return GuestResult("resume", rax=code | Operand.RCX), raw
+
+
+def _unlock(g: Guest, name: str, spot: Spot) -> None:
+    with _phase(g, name, "unlock entry"):
+        g.module.sept.unlock(spot.word)
 
 
 def tdg_mem_page_accept(g: Guest, regs: Mapping[str, int]) -> GuestResult:
@@ -287,7 +301,7 @@ def tdg_mem_page_accept(g: Guest, regs: Mapping[str, int]) -> GuestResult:
         if is_leaf(sample.raw) and state_of(sample.raw) in guest_accessible:
             return GuestResult("resume", rax=TDX_PAGE_ALREADY_ACCEPTED | sample.level)
         return g.refused(gpa, level, sample, EEQ_ACCEPT)
-    busy, raw = _lock(g, sample)
+    busy, raw = _lock(g, _ACCEPT, sample)
     if busy is not None:
         return busy
     result = _check_accept(g, level, gpa, sample, raw)
@@ -301,13 +315,13 @@ def _check_accept(g: Guest, level: int, gpa: int, sample: Spot, raw: int) -> Gue
     an entry that a host fills in between gives PAGE_SIZE_MISMATCH."""
     state = state_of(raw)
     if state is not State.FREE and not is_leaf(sample.raw):
-        g.module.sept.unlock(sample.word)
+        _unlock(g, _ACCEPT, sample)
         return GuestResult("resume", rax=TDX_PAGE_SIZE_MISMATCH | level)
     if state in guest_accessible:
-        g.module.sept.unlock(sample.word)
+        _unlock(g, _ACCEPT, sample)
         return GuestResult("resume", rax=TDX_PAGE_ALREADY_ACCEPTED | level)
     if state not in acceptable:
-        g.module.sept.unlock(sample.word)
+        _unlock(g, _ACCEPT, sample)
         return g.refused(gpa, level, Spot(sample.word, raw & ~LOCK_BIT, level), EEQ_ACCEPT)
     return None
 
@@ -318,7 +332,7 @@ def _accept(g: Guest, level: int, gpa: int, sample: Spot, raw: int) -> GuestResu
     done = (raw & mask) >> PAGE_SHIFT
     base = raw & ~mask & ~LOCK_BIT
     for chunk in range(done, g.module.geometry.pages_per_level(level + 1) - 1):
-        if g.interrupted("TDG.MEM.PAGE.ACCEPT"):
+        if g.interrupted(_ACCEPT):
             new = base | (chunk + 1) << PAGE_SHIFT
             _finish(g, level, gpa, sample, new)
             return GuestResult("retry")
@@ -328,7 +342,7 @@ def _accept(g: Guest, level: int, gpa: int, sample: Spot, raw: int) -> GuestResu
 
 def _finish(g: Guest, level: int, gpa: int, spot: Spot, raw: int) -> None:
     """Store the new value, still locked, then unlock."""
-    with nullcontext() if g.module.fine else g.m.step("TDG.MEM.PAGE.ACCEPT", spot.word.name):
+    with _phase(g, _ACCEPT, "release"):
         g.module.write_entry(g.td, spot.word, gpa, level, raw | LOCK_BIT)
         g.module.sept.unlock(spot.word)
 
@@ -351,11 +365,11 @@ def tdg_mem_page_attr_rd(g: Guest, regs: Mapping[str, int]) -> GuestResult:
     if regs.get("rcx", 0) != gpa or not g.module.gpa_valid(gpa):
         return _invalid(Operand.RCX)
     spot = g.module.sept.walk(g.td.root, gpa, 0)
-    busy, raw = _lock(g, spot)
+    busy, raw = _lock(g, _ATTR_RD, spot)
     if busy is not None:
         return busy
-    g.module.sept.unlock(spot.word)
-    if state_of(raw) not in ALLOWED["TDG.MEM.PAGE.ATTR.RD"]:
+    _unlock(g, _ATTR_RD, spot)
+    if state_of(raw) not in ALLOWED[_ATTR_RD]:
         return g.ept_violation(gpa, _READ | (raw & RWX) << 3, 0)
     return GuestResult("resume", rcx=gpa | spot.level)
 
@@ -387,20 +401,20 @@ def tdg_mem_page_attr_wr(g: Guest, regs: Mapping[str, int]) -> GuestResult:
     spot = g.module.sept.walk(g.td.root, gpa, level)
     if spot.level != level:
         return g.refused(gpa, level, spot, EEQ_ATTR_WR)
-    busy, raw = _lock(g, spot)
+    busy, raw = _lock(g, _ATTR_WR, spot)
     if busy is not None:
         return busy
-    g.module.sept.unlock(spot.word)
+    _unlock(g, _ATTR_WR, spot)
     if state_of(raw) is not State.FREE and not is_leaf(raw):
         return GuestResult("resume", rax=TDX_PAGE_SIZE_MISMATCH | level)
-    if state_of(raw) not in ALLOWED["TDG.MEM.PAGE.ATTR.WR"]:
+    if state_of(raw) not in ALLOWED[_ATTR_WR]:
         return g.refused(gpa, level, Spot(spot.word, raw & ~LOCK_BIT, level), EEQ_ATTR_WR)
     return GuestResult("resume", rax=TDX_SUCCESS)
 
 
 HANDLERS: Final = {
     "TDG.VP.VEINFO.GET": tdg_vp_veinfo_get,
-    "TDG.MEM.PAGE.ACCEPT": tdg_mem_page_accept,
-    "TDG.MEM.PAGE.ATTR.RD": tdg_mem_page_attr_rd,
-    "TDG.MEM.PAGE.ATTR.WR": tdg_mem_page_attr_wr,
+    _ACCEPT: tdg_mem_page_accept,
+    _ATTR_RD: tdg_mem_page_attr_rd,
+    _ATTR_WR: tdg_mem_page_attr_wr,
 }

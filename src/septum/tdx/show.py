@@ -155,9 +155,15 @@ def show_pamt(module: TdxModule, name: Name = hex) -> str:
                 continue
         runs.append((entry, entry, cells))
     rows = [
-        (name(a.hpa) if a is b else f"{name(a.hpa)} .. {name(b.hpa)}", *told) for a, b, told in runs
+        (_pamt_name(a, name) + ("" if a is b else f" .. {_pamt_name(b, name)}"), *told)
+        for a, b, told in runs
     ]
     return table(rows) if rows else "(every page is free)"
+
+
+def _pamt_name(entry: PamtEntry, name: Name) -> str:
+    """A large entry that is no page of its own has no name."""
+    return name(entry.hpa) if not entry.size or entry.type is PageType.REG else hex(entry.hpa)
 
 
 def _pamt_cells(entry: PamtEntry, name: Name) -> tuple[str, ...]:
@@ -179,7 +185,7 @@ def show_locks(module: TdxModule, tdr: int, name: Name = hex) -> str:
         ("KOT", module.kot.lock),
     ]
     locks += [
-        (f"PAMT {SIZE_NAMES[entry.size]} {name(entry.hpa)}", entry.lock)
+        (f"PAMT {SIZE_NAMES[entry.size]} {_pamt_name(entry, name)}", entry.lock)
         for entry in sorted(module.pamt.made(), key=lambda e: (e.hpa, -e.size))
     ]
     rows = [(what, told) for what, lock in locks if (told := _held(lock))]

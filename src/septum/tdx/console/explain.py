@@ -37,6 +37,7 @@ from septum.tdx.status import (
     TDX_INTERRUPTED_RESTARTABLE,
     TDX_PREVIOUS_TLB_EPOCH_BUSY,
     TDX_TLB_TRACKING_NOT_DONE,
+    is_error,
     status_class,
 )
 
@@ -107,7 +108,7 @@ def _ended(session: Session, outcome: Outcome, registers: bool) -> Iterator[str]
     assert ending is not None
     if registers and isinstance(outcome.statement, Call):
         yield _registers_in(outcome.statement, outcome)
-    yield _headline(ending, outcome)
+    yield _headline(session, ending, outcome)
     shown = _registers_out(session.names, ending, outcome, registers)
     if shown:
         yield shown
@@ -119,10 +120,13 @@ def _ended(session: Session, outcome: Outcome, registers: bool) -> Iterator[str]
         yield f"NOT AS EXPECTED: {statement.expect.text}"
 
 
-def _headline(ending: Ending, outcome: Outcome) -> str:
+def _headline(session: Session, ending: Ending, outcome: Outcome) -> str:
     text = str(ending)
-    if ending.rax and ending.event not in ("halt", "inject", "retry", "ok"):
-        text += f"  {ending.rax:#018x}"
+    if is_error(ending.rax):
+        text += f"  {ending.rax:#x}"
+    if ending.event == "ok":
+        page, offset = session.names.page(outcome.hpa & ~0xFFF), outcome.hpa & 0xFFF
+        text += f"  at {outcome.hpa:#x} ({page}{f'+{offset:#x}' if offset else ''})"
     extras: list[str] = []
     statement = outcome.statement
     if isinstance(statement, Call):
@@ -177,10 +181,6 @@ def _notes(session: Session, ending: Ending, outcome: Outcome) -> Iterator[str]:
         yield _exit(ending)
     elif ending.event == "inject":
         yield _VECTORS[ending.vector]
-    elif ending.event == "ok":
-        at = session.names.page(outcome.hpa & ~0xFFF)
-        offset = outcome.hpa & 0xFFF
-        yield f"at {outcome.hpa:#x}" + (f" ({at}+{offset:#x})" if offset else f" ({at})")
     elif ending.event == "retry":
         yield "interrupted: the guest repeats the TDCALL"
     elif isinstance(statement, Call):
@@ -204,7 +204,7 @@ def _call_notes(session: Session, call: Call, ending: Ending, outcome: Outcome) 
             f"not entered: the EPT violation at GPA {regs['r8']:#x} still stands (zero-step"
             " mitigation)"
         )
-    elif name in _METADATA and (regs["r9"] or regs["rcx"] != outcome.inputs["rcx"]):
+    elif name in _METADATA and (not ending.rax or regs["rdx"] != outcome.inputs.get("rdx", 0)):
         yield _metadata(session.names, regs)
     elif code in (TDX_TLB_TRACKING_NOT_DONE, TDX_PREVIOUS_TLB_EPOCH_BUSY):
         yield _tracking(session, call, outcome, code)
@@ -216,6 +216,7 @@ def _metadata(names: Names, regs: Mapping[str, int]) -> str:
     kind, size = regs["rcx"], regs["r8"]
     text = PageType(kind).name if kind in set(PageType) else str(kind)
     owner = f" of {names.page(regs['rdx'])}" if regs["rdx"] else ""
+    owner += " (stale)" if owner and kind == PageType.NDA else ""
     wide = SIZE_NAMES[size] if size < len(SIZE_NAMES) else str(size)
     return f"PT_{text}{owner}, {wide}"
 
@@ -237,7 +238,8 @@ def _shows_entry(call: Call, ending: Ending, outcome: Outcome) -> bool:
 def _entry(names: Names, rcx: int, rdx: int) -> str:
     state = PUBLIC_STATES.get(rdx >> 8 & 0xFF)
     page = f" of {names.page(hpa_of(rcx))}" if rcx & PS else ""
-    return f"entry: {state.name if state else rdx >> 8}{page} at {level_name(rdx & 7)}"
+    told = state.name if state is not None else f"state {rdx >> 8}"
+    return f"entry: {told}{page} at {level_name(rdx & 7)}"
 
 
 def _tracking(session: Session, call: Call, outcome: Outcome, code: int) -> str:

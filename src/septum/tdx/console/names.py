@@ -40,9 +40,9 @@ _POOLS: Final = {
     "p": (0x80000000, 0x1000, 0x10000, 0x8000),
     "m": (0x90000000, _M2, 0x100, 0x80),
 }
-_POOL_NAME: Final = re.compile(r"([spm])(0|[1-9]\d*)")
-_TD_NAME: Final = re.compile(r"(?:(\w+)\.)?(tdcx|vcpu)(0|[1-9]\d*)")
-_WORD: Final = re.compile(r"[A-Za-z_]\w*")
+_POOL_NAME: Final = re.compile(r"([spm])(0|[1-9]\d{0,5})")
+_TD_NAME: Final = re.compile(r"(?:(\w+)\.)?(tdcx|vcpu)(0|[1-9]\d{0,5})")
+_WORD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
 PREDEFINED: Final = ("td", "tdcx0", "vcpu0", "vcpu1", "s0", "p0", "p1", "m0", "G")
 _RESERVED: Final = re.compile(
     r"(?:r[a-d]x|r\d+|x\d+|lp\d+|td|G|to|all|\d+[KMGT]"
@@ -132,7 +132,7 @@ class Names:
 
     def _check(self, name: str) -> None:
         if not _WORD.fullmatch(name):
-            raise NamesError(f"{name!r} is no name: letters, digits and _")
+            raise NamesError(f"{name!r} is no name: up to 32 letters, digits and _")
         if _RESERVED.fullmatch(name):
             raise NamesError(f"{name!r} has a meaning already")
         if name in self.pages or name in self.gpas or name in self.tds:

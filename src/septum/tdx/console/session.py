@@ -31,6 +31,7 @@ from septum.tdx.console.statement import (
     Show,
     Statement,
 )
+from septum.tdx.dump import tdrs
 from septum.tdx.module import TdxModule
 from septum.tdx.pamt import PageType
 from septum.tdx.presets import Locks
@@ -193,11 +194,15 @@ class Session:
             return None
         last = self.done.pop()
         self._restore(last.before)
-        return last.text
+        return " ".join(word.text for word in split(last.text))
 
     def script(self) -> str:
         """What was done, as a script that expects the same results."""
         return "".join(f"{done.line()}\n" for done in self.done)
+
+    def tds(self) -> list[int]:
+        """TDR pages of the TDs that exist."""
+        return tdrs(self.module)
 
     # --- who runs where --------------------------------------------------------------
 
