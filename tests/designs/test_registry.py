@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from septum.designs import DesignError, design_names, diff, lookup, registry
+from septum.designs.calls import check_calls
 from septum.designs.registry import Toggle
 from septum.designs.v7_3 import handle_removed_pt
 from septum.kvm.structs import Functions
@@ -120,3 +121,54 @@ def test_a_file_that_replaces_nothing_is_refused(tmp_path: Path) -> None:
     path.write_text("def f(:\n")
     with pytest.raises(DesignError, match="cannot be imported: SyntaxError"):
         lookup(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "def tdp_mmu_set_spte_atomic(kvm, iter):\n    return 0\n",
+            r"mine.py:1: tdp_mmu_set_spte_atomic\(kvm, iter\) does not fit the call in "
+            r"\w+\(\): too many.*; take \(kvm, iter, new_spte\) as in v7.3",
+        ),
+        (
+            "import os\n\n\ndef tdx_track(kvm):\n    return kvm.fn.tdx_trac(kvm)\n",
+            r"mine.py:5: there is no kernel function 'tdx_trac' \(nearest: tdx_track",
+        ),
+        (
+            "def tdx_track(kvm):\n    fn = kvm.fn\n    return fn.handle_removed_pt(kvm)\n",
+            r"mine.py:3: handle_removed_pt\(kvm, pt, shared\) is called wrongly: missing",
+        ),
+        (
+            "def kvm_unmap_gfn_range(kvm):\n    return 0\n",
+            r"mine.py:1: kvm_unmap_gfn_range\(kvm\) does not fit ",
+        ),
+        ("x = 1\ndef f(:\n", "mine.py:2: cannot be imported: SyntaxError"),
+        ("\n\nimport nowhere_at_all\n", "mine.py:3: .*No module named .* install that module"),
+        (
+            "\nfrom septum.kvm.spte import is_frozen_sptes\n",
+            r"mine.py:2: .*septum.kvm.spte has no 'is_frozen_sptes' \(nearest: is_frozen_spte",
+        ),
+        ("x = {}\nx['y']\n", "mine.py:2: cannot be imported: KeyError: 'y'"),
+        ("PREDECESSOR = 'v9'\n", "mine.py: PREDECESSOR: no design 'v9'"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(DesignError, match=message):
+        lookup(str(path))
+
+
+def test_a_signature_may_change_with_all_its_callers(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "def __tdp_mmu_set_spte_atomic(kvm, iter, new_spte, why='', *rest):\n    return 0\n"
+    )
+    assert "__tdp_mmu_set_spte_atomic" in lookup(str(path)).own
+
+
+@pytest.mark.parametrize("name", design_names())
+def test_the_calls_of_this_package_are_found_right(name: str) -> None:
+    whole = lookup(name).functions
+    assert check_calls(whole, {}, "") is None

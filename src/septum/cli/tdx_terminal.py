@@ -52,9 +52,9 @@ def _ask(shell: Shell) -> None:
 
 
 def _read(shell: Shell) -> None:
-    stream = click.get_text_stream("stdin", errors="replace")
-    for line in stream:
-        text = "".join(c if c.isprintable() else " " for c in line.rstrip("\r\n"))
+    for raw in iter(sys.stdin.buffer.readline, b""):
+        line = raw.decode(errors="replace").rstrip("\r\n")
+        text = "".join(c if c.isprintable() else " " for c in line)
         click.echo(f"{shell.prompt}{text}".rstrip())
         shell.handle(text)
         if shell.finished:

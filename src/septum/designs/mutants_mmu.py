@@ -59,7 +59,7 @@ MUTANTS: Final = (
         "4.1 step 2",
         "the freeze is an xchg: it takes whatever value the SPTE has by now",
         "fault-fault",
-        "BUG:tdx_mem_page_aug",
+        "I8",
         (
             change(
                 _ATOMIC,
@@ -113,7 +113,7 @@ MUTANTS: Final = (
         "4.1 step 4",
         "after a failure the SPTE stays FROZEN",
         "install-leaf-fails",
-        "STUCK",
+        "I23",
         (change(_ATOMIC, f"        {_FINAL}", f"        if not ret:\n            {_FINAL}"),),
     ),
     Mutant(

@@ -25,7 +25,7 @@ _MISSING: Final = "tdp_mmu_map_handle_missing_table"
 _MAP: Final = "kvm_tdp_mmu_map"
 _FROZEN: Final = (
     "        if is_frozen_spte(iter.old_spte):\n"
-    "            m.blame(iter.sptep)\n"
+    "            _blame_path(iter, walked_at)\n"
     '            m.reach("a fault met FROZEN_SPTE")\n'
     "            break\n"
 )
@@ -207,7 +207,7 @@ MUTANTS: Final = (
         "4.5",
         "a fault takes FROZEN_SPTE for an empty entry, and nothing warns (facts 6.9, D4d)",
         "fault-fault",
-        "BUG:tdx_mem_page_aug",
+        "I8",
         (
             change(_MAP, _FROZEN, ""),
             change(

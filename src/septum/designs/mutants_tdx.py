@@ -49,7 +49,7 @@ MUTANTS: Final = (
         "5.2",
         "vCPUs are kicked before wait_for_sept_zap is set",
         "zap-zero-step",
-        "BUG:tdx_sept_remove_leaf_spte",
+        "I8",
         (change(_NO_VCPUS, _FLAG + _KICK, _KICK + _FLAG),),
     ),
     Mutant(
@@ -57,7 +57,7 @@ MUTANTS: Final = (
         "5.2",
         "wait_for_sept_zap is set, but no vCPU is kicked",
         "zap-accept",
-        "BUG:tdx_sept_remove_leaf_spte",
+        "I8",
         (change(_NO_VCPUS, _KICK, ""),),
     ),
     Mutant(
@@ -65,7 +65,7 @@ MUTANTS: Final = (
         "5.2",
         "vCPUs are kicked, but wait_for_sept_zap is not set",
         "zap-zero-step",
-        "BUG:tdx_sept_remove_leaf_spte",
+        "I8",
         (change(_NO_VCPUS, _FLAG, ""),),
     ),
     Mutant(
@@ -73,7 +73,7 @@ MUTANTS: Final = (
         "5.2",
         "after the kick the SEAMCALL is not made again",
         "zap-accept",
-        "BUG:tdx_sept_remove_leaf_spte",
+        "I8",
         (change(_NO_VCPUS, _AGAIN, ""),),
     ),
     Mutant(
@@ -81,7 +81,7 @@ MUTANTS: Final = (
         "5.2",
         "wait_for_sept_zap is cleared before the second call",
         "zap-zero-step",
-        "BUG:tdx_sept_remove_leaf_spte",
+        "I8",
         (change(_NO_VCPUS, _AGAIN + _CLEAR, _CLEAR + _AGAIN),),
     ),
     Mutant(
@@ -97,7 +97,7 @@ MUTANTS: Final = (
         "5.2",
         "only TDX_OPERAND_BUSY without an operand id counts as busy",
         "install-accept",
-        "BUG:tdx_mem_page_aug",
+        "I8",
         (
             change(
                 "tdx_operand_busy",
@@ -112,7 +112,7 @@ MUTANTS: Final = (
         "5.3",
         "TRACK is called directly: BUSY is an error",
         "zap-running",
-        "BUG:tdx_track",
+        "I8",
         (
             change(
                 _TRACK,
@@ -126,7 +126,7 @@ MUTANTS: Final = (
         "5.3",
         "vCPUs are not kicked after TRACK",
         "zap-running",
-        "BUG:tdx_sept_remove_leaf_spte",
+        "I8",
         (change(_TRACK, _TRACK_KICK, ""),),
     ),
     Mutant(
@@ -134,7 +134,7 @@ MUTANTS: Final = (
         "5.3",
         "vCPUs are kicked before TRACK, not after it",
         "zap-running",
-        "BUG:tdx_sept_remove_leaf_spte",
+        "I8",
         (change(_TRACK, _DO_TRACK + _TRACK_KICK, _TRACK_KICK + _DO_TRACK),),
     ),
     # --- 5.3 removing a leaf --------------------------------------------------------------
@@ -143,7 +143,7 @@ MUTANTS: Final = (
         "5.3",
         "RANGE.BLOCK is left out",
         "zap-running",
-        "BUG:tdx_sept_remove_leaf_spte",
+        "I8",
         (change(_REMOVE, _RM_BLOCK, ""),),
     ),
     Mutant(
@@ -151,7 +151,7 @@ MUTANTS: Final = (
         "5.3",
         "TRACK and its kick are left out",
         "zap-running",
-        "BUG:tdx_sept_remove_leaf_spte",
+        "I8",
         (change(_REMOVE, _RM_TRACK, ""),),
     ),
     Mutant(
@@ -159,7 +159,7 @@ MUTANTS: Final = (
         "5.3",
         "TRACK comes before BLOCK",
         "zap-running",
-        "BUG:tdx_sept_remove_leaf_spte",
+        "I8",
         (
             change(_REMOVE, _RM_TRACK, ""),
             change(_REMOVE, _RM_BLOCK, _RM_TRACK + _RM_BLOCK),
@@ -170,7 +170,7 @@ MUTANTS: Final = (
         "5.3",
         "PAGE.REMOVE comes before TRACK",
         "zap-running",
-        "BUG:tdx_sept_remove_leaf_spte",
+        "I8",
         (
             change(_REMOVE, _RM_TRACK, ""),
             change(_REMOVE, _RM_REMOVE, _RM_REMOVE + _RM_TRACK),
@@ -181,7 +181,7 @@ MUTANTS: Final = (
         "5.3",
         "PAGE.REMOVE comes before BLOCK",
         "zap-running",
-        "BUG:tdx_sept_remove_leaf_spte",
+        "I8",
         (
             change(_REMOVE, _RM_REMOVE, ""),
             change(_REMOVE, _RM_BLOCK, _RM_REMOVE + _RM_BLOCK),
@@ -192,7 +192,7 @@ MUTANTS: Final = (
         "5.3",
         "the leaf stays blocked: no PAGE.REMOVE",
         "zap-running",
-        "BUG:tdx_sept_remove_leaf_spte",
+        "I8",
         (change(_REMOVE, _RM_REMOVE, ""),),
     ),
     Mutant(
@@ -200,7 +200,7 @@ MUTANTS: Final = (
         "5.3",
         "RANGE.BLOCK is called directly: BUSY is an error",
         "zap-accept",
-        "BUG:tdx_sept_remove_leaf_spte",
+        "I8",
         (
             change(
                 _REMOVE,
@@ -214,7 +214,7 @@ MUTANTS: Final = (
         "5.3",
         "PAGE.REMOVE is called directly: BUSY is an error",
         "zap-accept",
-        "BUG:tdx_sept_remove_leaf_spte",
+        "I8",
         (
             change(
                 _REMOVE,
@@ -240,7 +240,7 @@ MUTANTS: Final = (
         "5.3",
         "the page's cache lines are written back before it is removed",
         "zap-running",
-        "BUG:tdx_sept_remove_leaf_spte",
+        "I8",
         (change(_REMOVE, _RM_REMOVE + _RM_WBINVD, _RM_WBINVD + _RM_REMOVE),),
     ),
     Mutant(
@@ -248,7 +248,7 @@ MUTANTS: Final = (
         "5.3",
         "RANGE.BLOCK is given the next GFN",
         "zap-running",
-        "BUG:tdx_sept_remove_leaf_spte",
+        "I8",
         (
             change(
                 "tdh_mem_range_block", "mem_regs(kvm, gfn, level)", "mem_regs(kvm, gfn + 1, level)"
@@ -260,7 +260,7 @@ MUTANTS: Final = (
         "5.3",
         "PAGE.REMOVE is given KVM's level, which is one more than the module's",
         "zap-running",
-        "BUG:tdx_sept_remove_leaf_spte",
+        "I8",
         (
             change(
                 "tdh_mem_page_remove", "mem_regs(kvm, gfn, level)", "mem_regs(kvm, gfn, level + 1)"
@@ -287,7 +287,7 @@ MUTANTS: Final = (
         "5.3",
         "PAGE.AUG is given another page than the SPTE",
         "fault-fault",
-        "I1",
+        "I12",
         (change("tdh_mem_page_aug", "pfn << PAGE_SHIFT", "pfn + 0x80 << PAGE_SHIFT"),),
     ),
     Mutant(
@@ -295,7 +295,7 @@ MUTANTS: Final = (
         "5.3",
         "SEPT.ADD is given the level of the new table, not of the entry",
         "fault-fault",
-        "BUG:tdx_sept_map_nonleaf_spte",
+        "I8",
         (change("tdh_mem_sept_add", "mem_regs(kvm, gfn, level)", "mem_regs(kvm, gfn, level - 1)"),),
     ),
     Mutant(

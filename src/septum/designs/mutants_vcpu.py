@@ -35,7 +35,7 @@ MUTANTS: Final = (
         "5.2",
         "a vCPU does not look at wait_for_sept_zap",
         "zap-zero-step",
-        "BUG:tdx_sept_remove_leaf_spte",
+        "I8",
         (change(_RUN, _FLAG, ""),),
     ),
     Mutant(
@@ -43,7 +43,7 @@ MUTANTS: Final = (
         "5.2",
         "a vCPU looks at wait_for_sept_zap before its mode is IN_GUEST_MODE",
         "zap-rerun",
-        "BUG:tdx_track",
+        "I8",
         (
             change(_RUN, _FLAG, ""),
             change(
@@ -71,7 +71,7 @@ MUTANTS: Final = (
         "5.6",
         "the kicker does not wait until the IPI was handled",
         "zap-running",
-        "BUG:tdx_sept_remove_leaf_spte",
+        "I8",
         (change("kvm_kick_many_cpus", "        _wait_for_ack(vcpu)\n", "        pass\n"),),
     ),
     Mutant(
@@ -79,7 +79,7 @@ MUTANTS: Final = (
         "5.6",
         "a kick changes the vCPU's mode, but sends no IPI",
         "zap-running",
-        "BUG:tdx_sept_remove_leaf_spte",
+        "I8",
         (
             change(
                 "kvm_make_all_cpus_request",

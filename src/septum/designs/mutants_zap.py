@@ -44,7 +44,7 @@ MUTANTS: Final = (
         "4.5",
         "is_page_fault_stale() is not asked under mmu_lock",
         "fault-punch",
-        "WARN:tdp_mmu_map_handle_target_level",
+        "I12",
         (change(_FAULT, "if not kvm.fn.is_page_fault_stale(vcpu, fault):", "if True:"),),
     ),
     Mutant(
@@ -68,7 +68,7 @@ MUTANTS: Final = (
         "4.5 step 4",
         "mmu_invalidate_seq is sampled after the page was looked up",
         "fault-punch",
-        "WARN:tdp_mmu_map_handle_target_level",
+        "I12",
         (
             change(_FAULTIN, _SAMPLE, ""),
             change(_FAULTIN, _UNSAFE, ""),
@@ -101,7 +101,7 @@ MUTANTS: Final = (
         "4.7",
         "the end of an invalidation does not change mmu_invalidate_seq",
         "fault-punch",
-        "WARN:tdp_mmu_map_handle_target_level",
+        "I12",
         (
             change(
                 "kvm_mmu_invalidate_end",

@@ -22,6 +22,8 @@ import importlib.util
 import inspect
 import pkgutil
 import re
+import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -29,6 +31,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, Final
 
+from septum.designs.calls import check_calls, nearest
 from septum.kvm.functions import FUNCTIONS
 
 __all__ = [
@@ -141,7 +144,7 @@ def _named(name: str) -> Design:
     module = _builtin().get(name)
     if module is None:
         raise DesignError(
-            f"no design {name!r}{_nearest(name, design_names())}; `septum designs` lists them"
+            f"no design {name!r}{nearest(name, design_names())}; `septum designs` lists them"
         )
     return _make(name, module.PREDECESSOR, _functions_of(module), vars(module))
 
@@ -171,7 +174,7 @@ def _toggled(base: Design, name: str) -> Design:
     if toggle is None:
         known = toggle_names()
         raise DesignError(
-            f"no toggle {name!r}{_nearest(name, [*_toggles()])}; there are: {', '.join(known)}"
+            f"no toggle {name!r}{nearest(name, [*_toggles()])}; there are: {', '.join(known)}"
         )
     own = dict(toggle.apply(base.functions))
     return Design(
@@ -206,11 +209,32 @@ def _from_file(path: Path) -> Design:
     try:
         module_spec.loader.exec_module(module)
     except Exception as error:
+        line = _line_of(error, module_spec.origin or "")
         raise DesignError(
-            f"{path}: cannot be imported: {type(error).__name__}: {error}; "
-            "a design file is Python with functions named as in the kernel"
+            f"{path}{f':{line}' if line else ''}: cannot be imported: {_what_failed(error)}"
         ) from error
     return _users(str(path), path.stem, _functions_of(module), vars(module))
+
+
+def _line_of(error: Exception, filename: str) -> int | None:
+    """The line of the file at which importing it failed."""
+    if isinstance(error, SyntaxError) and error.filename == filename:
+        return error.lineno
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((f.lineno for f in reversed(frames) if f.filename == filename), None)
+
+
+def _what_failed(error: Exception) -> str:
+    kind = type(error).__name__
+    if isinstance(error, SyntaxError):
+        return f"{kind}: {error.msg}; a design file is Python with functions named as in the kernel"
+    if isinstance(error, ModuleNotFoundError):
+        return f"{kind}: {error}; install that module, or do without it"
+    found = re.fullmatch(r"cannot import name '(\w+)' from '([\w.]+)'.*", str(error))
+    if isinstance(error, ImportError) and found:
+        near = nearest(found[1], dir(sys.modules.get(found[2])))
+        return f"{kind}: {found[2]} has no {found[1]!r}{near}"
+    return f"{kind}: {error}; what stands outside functions runs when the file is read"
 
 
 def _from_class(spec: str) -> Design:
@@ -221,11 +245,13 @@ def _from_class(spec: str) -> Design:
         raise DesignError(
             f"{spec}: {error}; expected an importable package.module:Class"
         ) from error
+    except Exception as error:
+        raise DesignError(f"{spec}: cannot be imported: {_what_failed(error)}") from error
     cls = getattr(module, class_name, None)
     if not isinstance(cls, type):
         classes = [n for n, v in vars(module).items() if isinstance(v, type)]
         raise DesignError(
-            f"{spec}: {module_name} has no class {class_name!r}{_nearest(class_name, classes)}"
+            f"{spec}: {module_name} has no class {class_name!r}{nearest(class_name, classes)}"
         )
     prefix = f"_{class_name.lstrip('_')}__"
     own: dict[str, Function] = {}
@@ -247,19 +273,20 @@ def _users(
     name = meta.get("NAME", default_name)
     if not isinstance(predecessor, str) or not isinstance(name, str):
         raise DesignError(f"{where}: NAME and PREDECESSOR must be strings")
-    known = lookup(predecessor).functions
+    try:
+        known = lookup(predecessor).functions
+    except DesignError as error:
+        raise DesignError(f"{where}: PREDECESSOR: {error}") from error
     if not any(function in known for function in own):
-        near = _nearest(next(iter(own), ""), list(known))
+        near = nearest(next(iter(own), ""), list(known))
         raise DesignError(
             f"{where}: replaces no function of {predecessor}{near}; "
             f"define a function named as one of its, e.g. tdp_mmu_set_spte_atomic"
         )
+    wrong = check_calls(own, known, predecessor)
+    if wrong is not None:
+        raise DesignError(f"{where}:{wrong[0]}: {wrong[1]}")
     return _make(name, predecessor, own, meta)
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f" (nearest: {', '.join(near)})" if near else ""
 
 
 # --- comparing ------------------------------------------------------------------------------

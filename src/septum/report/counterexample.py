@@ -49,7 +49,7 @@ _NOT_MONITORS = {
     "STUCK": "a task waits for what no other task will change",
     "LIVELOCK": "the execution does not end within the limit of steps",
     "RACE": "two unordered accesses, one of them a write, one of them plain",
-    "EXCEPTION": "the model code raised a Python exception",
+    "EXCEPTION": "the code of the design or of the model raised a Python exception",
 }
 
 

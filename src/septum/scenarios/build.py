@@ -19,14 +19,17 @@ from septum.kvm.view import KvmView
 from septum.machine import Finding, Halt, Machine, Task
 from septum.machine.geometry import Geometry
 from septum.scenarios import ops
-from septum.scenarios.model import Inject, Scenario, TaskSpec
-from septum.scenarios.start import prepare
+from septum.scenarios.failure import failure
+from septum.scenarios.model import Inject, Scenario, Start, TaskSpec
+from septum.scenarios.start import StartError, prepare
 from septum.scenarios.suite import find
 from septum.scenarios.witness import watch
 from septum.tdx import leaves, status
 from septum.tdx.profiles import PROFILES
 
 __all__ = ["BadParameter", "Built", "build", "missing_capabilities"]
+
+_KINDS = {int: "an integer", str: "a text"}
 
 
 class BadParameter(ValueError):
@@ -96,9 +99,7 @@ def _params(scenario: Scenario, given: Mapping[str, Any]) -> dict[str, Any]:
         try:
             params[key] = kind(value)
         except ValueError:
-            raise BadParameter(
-                f"parameter {key}={value!r}: a {kind.__name__} was expected"
-            ) from None
+            raise BadParameter(f"parameter {key}={value!r}: {_KINDS[kind]} was expected") from None
     return params
 
 
@@ -110,7 +111,8 @@ def build(
 ) -> Built:
     """Make the VM in its start state and the tasks that are to be explored.
 
-    :raises DesignError, UnknownName, BadParameter: with what to do about it.
+    :raises DesignError, UnknownScenario, BadParameter: with what to do about it.
+    :raises StartError: the design fails before anything races.
     """
     if isinstance(design, str):
         base, design = lookup(design.split("+")[0]), lookup(design)
@@ -126,19 +128,7 @@ def build(
     if chosen["profile"] not in PROFILES:
         raise BadParameter(f"no profile {chosen['profile']!r}; there are {', '.join(PROFILES)}")
     machine = Machine()
-    start = scenario.start
-    kvm = create_tdx_vm(
-        machine,
-        geometry,
-        base.functions,
-        start.vcpus,
-        finalized=start.finalized,
-        profile=chosen["profile"],
-        slots=((0, start.slot_pages),),
-        yields=chosen["yields"],
-        fine=bool(chosen["fine"]),
-    )
-    prepare(kvm, start)
+    kvm = _started(machine, geometry, base, scenario.start, chosen)
     # Toggles and mutants are judged in the race, not for what they did to its start.
     vars(kvm.fn).update(design.functions)
     if scenario.inject is not None:
@@ -155,6 +145,36 @@ def build(
     return built
 
 
+def _started(
+    machine: Machine, geometry: Geometry, base: Design, start: Start, chosen: Mapping[str, Any]
+) -> Kvm:
+    """A VM in the scenario's start state, made by ``base``.
+
+    :raises StartError: ``base`` fails before anything races.
+    """
+    try:
+        kvm = create_tdx_vm(
+            machine,
+            geometry,
+            base.functions,
+            start.vcpus,
+            finalized=start.finalized,
+            profile=chosen["profile"],
+            slots=((0, start.slot_pages),),
+            yields=chosen["yields"],
+            fine=bool(chosen["fine"]),
+        )
+        prepare(kvm, start)
+    except StartError:
+        raise
+    except Halt:  # BUG() while the TD was made
+        what = "; ".join(f"{f.rule}: {f.message}" for f in machine.findings[-1:])
+        raise StartError(f"the TD cannot be made: {what}") from None
+    except Exception as error:
+        raise StartError(f"the start state cannot be made: {failure(error)}") from error
+    return kvm
+
+
 def _injection(machine: Machine, inject: Inject) -> Injection:
     numbers = {name: leaf for leaf, name in leaves.SEAMCALL_NAMES.items()}
     return Injection(
@@ -169,8 +189,13 @@ def _body(kvm: Kvm, task: TaskSpec) -> Callable[[], None]:
     calls = [ops.bind(kvm, task.vcpu, what) for what in task.ops]
 
     def body() -> None:
-        for call in calls:
-            call()
+        try:
+            for call in calls:
+                call()
+        except Exception as error:
+            if kvm.m.dead:
+                raise
+            kvm.m.fatal("EXCEPTION", failure(error))
 
     return body
 
@@ -218,6 +243,8 @@ def _epilogue(built: Built) -> None:
             built.monitors.settled()
         except Halt:
             pass  # BUG() or a wait that cannot end: recorded as a finding
+        except Exception as error:
+            machine.report("EXCEPTION", failure(error))
         if len(machine.findings) > before:
             machine.findings[before:] = [
                 Finding(f.rule, f"{f.message} [epilogue step {number}]", f.step, f.task, f.obj)

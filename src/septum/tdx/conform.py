@@ -190,18 +190,34 @@ def check_file(path: Path | str, *, keep: int = 20) -> Report:
             continue
         try:
             check_sequence(sequence, report, keep=keep)
-        except KeyError as error:
-            report.bad_lines.append(BadLine(number, f"{error.args[0]!r} is missing"))
-        except (TypeError, ValueError, AttributeError, IndexError) as error:
-            report.bad_lines.append(BadLine(number, f"malformed: {error}"))
+        except _MALFORMED as error:
+            report.bad_lines.append(BadLine(number, _reason(error)))
     return report
+
+
+_MALFORMED: Final = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"{error.args[0]!r} is missing"
+    return str(error) if isinstance(error, MalformedStep) else f"malformed: {error}"
 
 
 # --- running ---------------------------------------------------------------------------------
 
 
+_MOST_REPEATS: Final = 1 << 20
+_MOST_LPS: Final = 4096
+
+
 def _int(value: Any) -> int:
-    return int(value, 16) if isinstance(value, str) else int(value)
+    if isinstance(value, int):
+        return value
+    try:
+        return int(value, 16)
+    except (TypeError, ValueError):
+        raise MalformedStep(f"{str(value)[:40]!r} is no number") from None
 
 
 def build_module(config: Mapping[str, Any]) -> TdxModule:
@@ -217,6 +233,8 @@ def build_module(config: Mapping[str, Any]) -> TdxModule:
         for t in config["tdmr"]
     )
     low, high = config["hkid_private"]
+    if not 1 <= config["packages"] <= config["lps"] <= _MOST_LPS:
+        raise ValueError(f"{config['packages']} packages, {config['lps']} LPs")
     module = TdxModule(
         Machine(),
         geometry,
@@ -255,6 +273,8 @@ class _Runner:
     def run(self, step: Mapping[str, Any]) -> Any:
         """The model's ``out`` for a step (the first differing one of a repeat)."""
         call, inputs = step["call"], step["in"]
+        if not isinstance(call, str):
+            raise MalformedStep(f"{call!r} is no call")
         if call in SEAMCALL_NUMBERS:
             return self._seamcall(call, step)
         if call in TDCALL_NUMBERS or call.startswith("guest-"):
@@ -279,7 +299,10 @@ class _Runner:
         leaf = SEAMCALL_NUMBERS[call] | inputs.get("version", 0) << 16
         repeat = inputs.get("repeat", {"count": 1})
         out: dict[str, Any] = {}
-        for i in range(repeat["count"]):
+        count = repeat["count"]
+        if not 1 <= count <= _MOST_REPEATS:
+            raise MalformedStep(f"a repeat count of {count}")
+        for i in range(count):
             now = dict(regs)
             for name in ("rcx", "r8"):
                 now[name] = regs.get(name, 0) + i * _int(repeat.get(f"{name}_stride", 0))
@@ -345,17 +368,12 @@ def check_sequence(sequence: Mapping[str, Any], report: Report, *, keep: int = 2
         agreed = False
 
     for i, step in enumerate(sequence["steps"]):
-        recorded = step["out"]
         try:
-            out = runner.run(step)
-        except Halt:
-            out = {"halted": [f.message for f in runner.module.m.findings]}
-        except MalformedStep:
-            raise
-        except ValueError as error:  # the model has no such vCPU, page, ...
-            out = {"impossible": str(error)}
-        same = out == recorded
-        report.count(step["call"], _result_name(step["call"], recorded), same)
+            recorded, out = step["out"], _out(runner, step)
+            same = out == recorded
+            report.count(step["call"], _result_name(step["call"], recorded), same)
+        except _MALFORMED as error:
+            raise MalformedStep(f"step {i}: {_reason(error)}") from None
         if not same:
             differ(i, step["call"], step["in"], recorded, out)
     final = sequence["final"]
@@ -367,6 +385,18 @@ def check_sequence(sequence: Mapping[str, Any], report: Report, *, keep: int = 2
         recorded = {k: v[0] for k, v in differences.items()}
         differ(-1, "", {}, recorded, {k: v[1] for k, v in differences.items()})
     return agreed
+
+
+def _out(runner: _Runner, step: Mapping[str, Any]) -> Any:
+    """The model's ``out``, also where the model cannot follow."""
+    try:
+        return runner.run(step)
+    except Halt:
+        return {"halted": [f.message for f in runner.module.m.findings]}
+    except MalformedStep:
+        raise
+    except ValueError as error:  # the model has no such vCPU, page, ...
+        return {"impossible": str(error)}
 
 
 def _compare(recorded: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -397,5 +427,5 @@ def _result_name(call: str, out: Mapping[str, Any]) -> str:
     if rax is None:
         if "ok" in out:
             return "ok" if out["ok"] else "fails"
-        return event or "-"
+        return str(event or "-")
     return f"{event} {decode(int(rax, 16))}".strip()

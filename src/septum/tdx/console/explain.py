@@ -30,6 +30,7 @@ from septum.tdx.enter import EXIT_EPT_VIOLATION, EXIT_EXTERNAL_INTERRUPT, EXIT_T
 from septum.tdx.guest import EEQ_ACCEPT, EEQ_ATTR_WR, EEQ_PENDING
 from septum.tdx.pamt import SIZE_NAMES, PageType
 from septum.tdx.profiles import find_profile
+from septum.tdx.regs import REGISTERS
 from septum.tdx.sept import NULL_PA, PS, PUBLIC_STATES, hpa_of
 from septum.tdx.show import show_locks, show_pamt, show_td, show_tree, show_vcpus
 from septum.tdx.status import (
@@ -141,7 +142,8 @@ def _headline(session: Session, ending: Ending, outcome: Outcome) -> str:
 
 def _registers_in(call: Call, outcome: Outcome) -> str:
     rax = call.form.number | call.version << 16
-    shown = [f"rax={rax:#x}", *(f"{n}={v:#x}" for n, v in outcome.inputs.items())]
+    given = outcome.inputs
+    shown = [f"rax={rax:#x}", *(f"{n}={given[n]:#x}" for n in REGISTERS if n in given)]
     return f"in   {' '.join(shown)}  LP {outcome.lp}"
 
 
@@ -294,7 +296,7 @@ def view(session: Session, what: str, td: int) -> str:
     module, name = session.module, session.names.page
     texts = {
         "tree": lambda: f"S-EPT of {name(td)}\n{show_tree(module, td, name)}",
-        "td": lambda: show_td(module, td, name),
+        "state": lambda: show_td(module, td, name),
         "vcpus": lambda: show_vcpus(module, td, name),
         "pamt": lambda: show_pamt(module, name),
         "locks": lambda: show_locks(module, td, name),
@@ -302,7 +304,7 @@ def view(session: Session, what: str, td: int) -> str:
     }
     if what != "all":
         return texts[what]()
-    parts = ("td", "vcpus", "tree", "locks")
+    parts = ("state", "vcpus", "tree", "locks")
     return "\n".join(texts[part]() for part in parts)
 
 

@@ -220,7 +220,7 @@ def _script() -> str:
             "",
             "guest touch GPA      the guest writes there and misses its TLB; also",
             "guest read GPA       a read, guest ept-violation GPA, guest interrupt",
-            "show [WHAT]          tree, td, vcpus, pamt, locks, names or all",
+            "show [WHAT]          tree, state, vcpus, pamt, locks, names or all",
         ]
     )
 

@@ -46,7 +46,7 @@ _WORD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
 PREDEFINED: Final = ("td", "tdcx0", "vcpu0", "vcpu1", "s0", "p0", "p1", "m0", "G")
 _RESERVED: Final = re.compile(
     r"(?:r[a-d]x|r\d+|x\d+|lp\d+|td|G|to|all|\d+[KMGT]"
-    r"|page|gpa|platform|tables|show|hold|drop|guest|tdcx\d*|vcpu\d*|[spm]\d+)",
+    r"|page|gpa|platform|tables|show|hold|drop|guest|tree|state|vcpus|pamt|locks|names|tdcx\d*|vcpu\d*|[spm]\d+)",
     re.IGNORECASE,
 )
 

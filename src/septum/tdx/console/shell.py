@@ -8,6 +8,7 @@ or failing call is taken back.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Final
 from septum.tdx.console.calls import CALLS, CallForm, resolve_call
 from septum.tdx.console.directives import LOCKS
 from septum.tdx.console.expect import EVENTS
-from septum.tdx.console.explain import explain
+from septum.tdx.console.explain import WIDTH, explain
 from septum.tdx.console.lexer import ARROW, LEVELS, ScriptError
 from septum.tdx.console.manual import TOPICS, overview, topic
 from septum.tdx.console.parser import GUEST_EVENTS, STATEMENTS
@@ -83,7 +84,7 @@ class Shell:
         except KeyboardInterrupt:
             self.say("interrupted: nothing was changed")
         except Exception as error:  # the session must survive a fault of ours
-            self.say(f"internal error: {type(error).__name__}: {error}; nothing was changed")
+            self._tell(f"internal error: {type(error).__name__}: {error}; nothing was changed")
 
     def _statement(self, line: str) -> None:
         try:
@@ -100,9 +101,14 @@ class Shell:
 
     def _wrong(self, error: ScriptError, line: str) -> None:
         """The error, and an arrow under its column."""
-        if error.column and "\t" not in line and len(line) <= 72:
-            self.say(f"     {' ' * (error.column - 1)}^")
-        self.say(error.message)
+        if error.column and "\t" not in line and len(self.prompt) + len(line) <= WIDTH:
+            self.say(" " * (len(self.prompt) + error.column - 1) + "^")
+        self._tell(error.message)
+
+    def _tell(self, text: str) -> None:
+        """Prose, in lines of at most 78 columns."""
+        for line in textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False):
+            self.say(line)
 
     # --- commands ----------------------------------------------------------------------
 
@@ -116,7 +122,7 @@ class Shell:
         self.say("A line is a call, a fixture, or one of these commands:\n")
         for text in COMMANDS.values():
             self.say(f"  {text}")
-        self.say(f"  {'  '.join(Views):<24}  show a part of the state\n")
+        self.say(f"  {', '.join(Views)}: show a part of the state\n")
         self.say(overview())
 
     def _undo(self, words: list[str]) -> None:
@@ -172,7 +178,7 @@ class Shell:
         script = parse_script(data, session)
         if script.errors:
             for error in script.errors:
-                self.say(f"{name}:{error}")
+                self._tell(f"{name}:{error}")
             self.say("nothing was loaded")
             return
         self._put_aside(f"load {name}", session)
@@ -183,7 +189,7 @@ class Shell:
             try:
                 outcome = session.execute(line.text, line.statement, line.names)
             except ScriptError as error:
-                self.say(f"{name}:{error.at(line.number)}")
+                self._tell(f"{name}:{error.at(line.number)}")
                 self.say("stopped here; what was run so far stays")
                 return
             for told in explain(session, outcome, registers=self.registers):

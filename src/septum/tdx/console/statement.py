@@ -22,7 +22,7 @@ __all__ = [
     "Views",
 ]
 
-Views = ("tree", "td", "vcpus", "pamt", "locks", "names", "all")
+Views = ("tree", "state", "vcpus", "pamt", "locks", "names", "all")
 """What ``show`` can show."""
 
 
