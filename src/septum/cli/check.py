@@ -28,7 +28,12 @@ __all__ = ["command"]
 @click.option("--scenario", "-s", "scenarios", multiple=True, metavar="NAME", help="A scenario.")
 @click.option("--expect", "expected", type=INPUT, help="Compare with reviewed verdicts.")
 @click.option("--from", "near", type=INPUT, help="Search near the counterexample in this file.")
-@click.option("--save", type=click.Path(path_type=Path), metavar="DIR", help="Save here.")
+@click.option(
+    "--save",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write counterexamples to DIR (default: the user's cache; with --expect, nowhere).",
+)
 @click.option(
     "--tables/--no-tables",
     default=None,

@@ -14,11 +14,11 @@ from septum.report.listing import design_diff, design_list
 __all__ = ["command"]
 
 
-@click.group("designs", invoke_without_command=True)
+@click.group("designs", invoke_without_command=True, subcommand_metavar="[diff A B]")
 @click.option("--mutants", is_flag=True, help="List the mutants of the test suite too.")
 @click.pass_context
 def command(ctx: click.Context, /, mutants: bool) -> None:
-    """List the designs, or compare the text of two."""
+    """List the designs and toggles (without diff), or compare the text of two designs."""
     if ctx.invoked_subcommand is None:
         kinds = ("toggle", "mutant") if mutants else ("toggle",)
         designs = [lookup(name) for name in design_names()]

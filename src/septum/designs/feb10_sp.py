@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """``feb10-sp`` (D5): ``feb06`` with the owning page instead of the SPTE's address.
 
-Sean's answer of 10 February 2026 to "what if __handle_changed_spte() reads *iter->sptep in
-step 2?": the function no longer gets the address.  ``sp`` is looked up once, first thing,
-and passed instead of (as_id, sptep); the order of all steps is that of ``feb06``.
+The patch author's answer of 10 February 2026 to "what if __handle_changed_spte() reads
+*iter->sptep in step 2?": the function no longer gets the address.  ``sp`` is looked up once,
+first thing, and passed instead of (as_id, sptep); the order of all steps is that of
+``feb06``.
 
-The base has his change of 9 February: the hook ``reclaim_external_spt`` reclaims *and frees*
+The base has the change of 9 February: the hook ``reclaim_external_spt`` reclaims *and frees*
 the S-EPT page at once and always clears ``external_spt``; tables that were linked and tables
 that never were are freed by different functions, and the RCU callback warns if an S-EPT page
 is left.

@@ -172,9 +172,8 @@ def _make(
 def _toggled(base: Design, name: str) -> Design:
     toggle = _toggles().get(name)
     if toggle is None:
-        known = toggle_names()
         raise DesignError(
-            f"no toggle {name!r}{nearest(name, [*_toggles()])}; there are: {', '.join(known)}"
+            f"no toggle {name!r}{nearest(name, [*_toggles()])}; `septum designs` lists them"
         )
     own = dict(toggle.apply(base.functions))
     return Design(

@@ -8,41 +8,54 @@ inapplicable, and `DesignError` says so.  The patched text is what runs, what
 ``septum designs diff`` prints and what counterexamples point to.
 
 ``+nonpresent`` (D4a)
-    Yan: patch 08 should call remove_external_spte() if the new SPTE is not *present*, not
-    if it is no *leaf*: leaf to table is not a removal.  Sean: intended, so that the level
-    check in TDX fires; the old leaf is gone.  Visible only with a huge mirror leaf: TDX is not
-    called, only the KVM_BUG_ON of tdp_mmu_set_spte() fires, and where that is gone, nothing.
+    The reviewer: RFC v5 patch 08 should call remove_external_spte() if the new SPTE is not
+    *present*, not if it is no *leaf*: leaf to table is not a removal.  The patch author:
+    intended, so that the level check in TDX fires; the old leaf is gone.  Visible only with a
+    huge mirror leaf: TDX is not called, only the KVM_BUG_ON of tdp_mmu_set_spte() fires, and
+    where that is gone, nothing.
 
 ``+shared-param`` (D4b)
-    Yan: a parameter ``bool shared`` for set_external_spte(), so that a split under mmu_lock
-    held for read can return BUSY to the MMU, while under the write lock it retries without
-    vCPUs and then bugs the VM.  Sean: no objection.  Without it the hook cannot choose:
-    tdh_do_no_vcpus() under the read lock breaks lockdep (I10), -EBUSY under the write lock
-    bugs the VM.  With T-split, a shared split is one PAGE.DEMOTE: only a module that needs no
-    BLOCK and TRACK for it (hypothetical) accepts that.
+    The reviewer: a parameter ``bool shared`` for set_external_spte(), so that a split under
+    mmu_lock held for read can return BUSY to the MMU, while under the write lock it retries
+    without vCPUs and then bugs the VM.  The patch author: no objection.  Without it the hook
+    cannot choose: tdh_do_no_vcpus() under the read lock breaks lockdep (I10), -EBUSY under the
+    write lock bugs the VM.  With T-split, a shared split is one PAGE.DEMOTE: only a module that
+    needs no BLOCK and TRACK for it (hypothetical) accepts that.
 
 ``+warn-shared`` (D4c)
-    Yan: WARN in the void wrapper if a mirror changes under the shared lock, since failure must
-    go back through set_spte_atomic.  Sean: no, it should be usable everywhere.  Fires
-    exactly for handle_removed_pt(shared=true) on a mirror table.
+    The reviewer: WARN in the void wrapper if a mirror changes under the shared lock, since
+    failure must go back through set_spte_atomic.  The patch author: no, it should be usable
+    everywhere.  Fires exactly for handle_removed_pt(shared=true) on a mirror table.
 
 ``+opencoded-cas`` (D4d)
-    Yan: check frozen(new), frozen(old) and yielded in one place and call try_cmpxchg64()
-    directly.  Sean: the helper stays, ageing needs the same rules.  Only where the assertion
-    is; a difference only if one caller loses it.
+    The reviewer: check frozen(new), frozen(old) and yielded in one place and call
+    try_cmpxchg64() directly.  The patch author: the helper stays, ageing needs the same rules.
+    Only where the assertion is; a difference only if one caller loses it.
 
 ``+mirror-bool`` (D4e)
-    Yan: pass ``bool is_mirror_sp`` instead of the SPTE's address to __handle_changed_spte(),
-    which then cannot read it again.  Sean: pass sp (``feb10-sp``).  No observable difference.
+    The reviewer: pass ``bool is_mirror_sp`` instead of the SPTE's address to
+    __handle_changed_spte(), which then cannot read it again.  The patch author: pass sp
+    (``feb10-sp``).  No observable difference.
 
 ``+reread-sptep``
     The founding mail's question: "what if __handle_changed_spte() reads *iter->sptep in step
     2?"  It does here, and takes what it finds for the new value: FROZEN, for a mirror SPTE
     under the read lock, so neither hook nor statistics follow (I1, I4).
 
-``+t-rm``, ``+t-bug``, ``+t-split``
-    The TDX dispatch of a change with old present as a parameter of its own (facts 6.1), for
-    the designs from ``rfc-v5`` on.
+The TDX dispatch of a change with old present is a parameter of its own (facts 6.1), for the
+designs from ``rfc-v5`` on:
+
+``+t-rm``
+    TDX removes whatever was present, also if the new SPTE is present: the dispatch of ``v7.3``.
+    A split or merge ends at the level check of tdx_sept_remove_leaf_spte(), before any SEAMCALL.
+
+``+t-bug``
+    TDX bugs the VM if old and new SPTE are present: the dispatch of ``rfc-v5``.  The S-EPT
+    is not touched then.
+
+``+t-split``
+    TDX splits if old and new SPTE are present, by BLOCK, TRACK and PAGE.DEMOTE: the dispatch
+    of ``feb06``, with the allocation of the S-EPT page that a split needs.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from septum.explore.result import SearchResult
 from septum.explore.sample import sample
 from septum.machine import Execution, Limits
 
-__all__ = ["STRATEGIES", "Options", "search"]
+__all__ = ["DEFAULTS", "STRATEGIES", "Options", "search"]
 
 STRATEGIES = {
     "dpor": "source-DPOR with sleep sets: every trace once, complete",
@@ -46,9 +46,12 @@ class Options:
     depth: int = 3
 
 
+DEFAULTS = Options()
+
+
 def search(
     program: MachineProgram,
-    options: Options = Options(),
+    options: Options = DEFAULTS,
     *,
     progress: Callable[[SearchResult], None] | None = None,
     on_execution: Callable[[Execution], None] | None = None,

@@ -17,11 +17,9 @@ All mutable state is held in `Cell` objects, whose changes go to the undo journa
 from __future__ import annotations
 
 import random
-import sys
 import traceback
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
-from types import FrameType
 from typing import Any
 
 from greenlet import getcurrent, greenlet
@@ -40,6 +38,7 @@ from septum.machine.events import (
     Policy,
 )
 from septum.machine.state import Cell, Task
+from septum.machine.where import caller
 
 __all__ = ["Machine"]
 
@@ -193,7 +192,7 @@ class Machine:
         if self.history is not None:
             self.history = self.histories[task.id]
         if self.tracing:
-            event.where, event.stack = _caller()
+            event.where, event.stack = caller()
         return event
 
     def step(self, op: str, obj: str) -> _Step:
@@ -590,19 +589,3 @@ class _Step:
             self.outer = False
             m = self.m
             m.interleaving = m.exploring and not m.dead
-
-
-def _caller() -> tuple[tuple[str, str, int] | None, tuple[str, ...]]:
-    """Function, file and line of the model code that made the current access."""
-    frame: FrameType | None = sys._getframe(2)
-    where: tuple[str, str, int] | None = None
-    stack: list[str] = []
-    while frame is not None:
-        module = frame.f_globals.get("__name__", "")
-        code = frame.f_code
-        if not module.startswith(("septum.machine", "septum.explore", "contextlib")):
-            if where is None:
-                where = (code.co_name, code.co_filename, frame.f_lineno)
-            stack.append(code.co_name)
-        frame = frame.f_back
-    return where, tuple(reversed(stack))

@@ -71,8 +71,9 @@ def describe(event: Event, told: Sequence[str] = ()) -> str:
         option = event.options[event.choice] if event.options else event.choice
         return f"choice {obj}: {value(option)}"
     if op == "await":
-        awaited = ", ".join(sorted(event.since or {}))
-        return f"retry {obj}" + (f": {awaited} has changed" if awaited else "")
+        awaited = sorted(event.since or {})
+        verb = "has" if len(awaited) == 1 else "have"
+        return f"retry {obj}" + (f": {', '.join(awaited)} {verb} changed" if awaited else "")
     if event.label:
         own = f"{op} -> "
         returned = [text.removeprefix(own) for text in told if text.startswith(own)]

@@ -12,6 +12,7 @@ from septum.designs.registry import lookup
 from septum.explore import Options, SearchResult, search
 from septum.explore.minimise import minimise
 from septum.explore.result import Found, schedule_key
+from septum.explore.search import DEFAULTS
 from septum.machine import Limits
 from septum.scenarios.build import Built, build, missing_capabilities
 from septum.scenarios.counterexample import record
@@ -66,7 +67,7 @@ def check(
     design: str,
     scenario: str | Scenario,
     *,
-    options: Options = Options(),  # noqa: B008 - frozen
+    options: Options = DEFAULTS,
     params: Mapping[str, Any] | None = None,
     monitors_off: Iterable[str] = (),
     force: bool = False,
@@ -139,7 +140,7 @@ def check_many(
     rows: Sequence[tuple[str, str]],
     *,
     jobs: int = 1,
-    options: Options = Options(),  # noqa: B008 - frozen
+    options: Options = DEFAULTS,
     params: Mapping[str, Any] | None = None,
     force: bool = False,
     executor: Executor | None = None,

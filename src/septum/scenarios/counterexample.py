@@ -131,21 +131,27 @@ def load(path: Path) -> Counterexample:
     :raises BadCounterexample: what is wrong and where.
     """
     try:
-        text = Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadCounterexample(f"{path}: cannot be read: {error}") from None
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadCounterexample(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise BadCounterexample(f"{path}: not a counterexample file: it is not text") from None
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
+        if not text.lstrip().startswith("{"):
+            raise BadCounterexample(
+                f"{path}:1:1: not a counterexample file: a JSON object was expected"
+            ) from None
         raise BadCounterexample(
             f"{path}:{error.lineno}:{error.colno}: not complete JSON ({error.msg}); the file is "
             "cut or was edited: save it again with `septum check --save DIR`"
         ) from None
     if not isinstance(data, dict):
-        raise BadCounterexample(f"{path}: not a counterexample: an object was expected")
+        raise BadCounterexample(f"{path}: not a counterexample file: a JSON object was expected")
     for key, kind in _KEYS.items():
         if key not in data:
-            raise BadCounterexample(f"{path}: not a septum counterexample: {key!r} is missing")
+            raise BadCounterexample(f"{path}: not a counterexample file: {key!r} is missing")
         if not isinstance(data[key], kind) or isinstance(data[key], bool):
             raise BadCounterexample(f"{path}: {key!r} should be a JSON {kind.__name__}")
     if data["format"] > FORMAT:

@@ -18,6 +18,7 @@ from septum.explore.minimise import minimise
 from septum.explore.result import Found
 from septum.machine import Decision, Event, Execution, Limits, Policy
 from septum.machine.dependency import Access
+from septum.machine.events import CONTINUE, DEFAULT_LIMITS
 from septum.scenarios.build import Built, build
 from septum.scenarios.check import primary
 from septum.scenarios.counterexample import record
@@ -43,8 +44,8 @@ class _After(MachineProgram):
         self,
         prefix: Sequence[Decision] = (),
         sleep: Mapping[int, list[Access]] | None = None,
-        policy: Policy = Policy(),  # noqa: B008 - frozen
-        limits: Limits = Limits(),  # noqa: B008 - frozen
+        policy: Policy = CONTINUE,
+        limits: Limits = DEFAULT_LIMITS,
         *,
         fingerprint: bool = False,
     ) -> Execution:
@@ -72,13 +73,14 @@ def search_near(ce: Counterexample, options: Options) -> CheckResult:
     followed = built.program.run((), None, script_of(ce))
     total = SearchResult(options.strategy)
     total.take(followed)
-    kept = 0
+    bound = "only a recorded schedule was followed, as far as it goes"
     if not total.found:
         bounded = replace(options, max_executions=options.max_executions or EXECUTIONS)
         for part in _KEPT:
             kept = _boundary(
                 followed.events, int(part * min(len(ce.decisions), len(followed.events)))
             )
+            bound = _bound(kept)
             _search_after(built, followed.decisions[:kept], bounded, total)
             if total.found:
                 break
@@ -93,7 +95,7 @@ def search_near(ce: Counterexample, options: Options) -> CheckResult:
         traces=total.traces,
         blocked=total.blocked,
         retries_folded=total.folded,
-        bounds_hit=[f"only near a recorded schedule, at least its first {kept} steps kept"],
+        bounds_hit=[bound],
         reached=sorted(total.reached),
         steps=total.steps,
         hypothetical=built.hypothetical,
@@ -107,6 +109,12 @@ def search_near(ce: Counterexample, options: Options) -> CheckResult:
         row.other_findings = sorted(rule for rule in total.found if rule != small.finding.rule)
     row.seconds = perf_counter() - begun
     return row
+
+
+def _bound(kept: int) -> str:
+    if kept == 0:
+        return "only near a recorded schedule, at last from its start"
+    return f"only near a recorded schedule, with at least {kept} of its steps kept"
 
 
 def _boundary(events: Sequence[Event], at: int) -> int:

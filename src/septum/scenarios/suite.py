@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 
-from septum.scenarios.model import Inject, Scenario, Start, TaskSpec, op, run_vcpu
+from septum.scenarios.model import Inject, Op, Scenario, Start, TaskSpec, op, run_vcpu
 
 __all__ = ["SCENARIOS", "UnknownScenario", "find"]
 
@@ -19,12 +19,12 @@ class UnknownScenario(ValueError):
     """No scenario of that name; the message has the nearest ones."""
 
 
-def _vcpu(n: int, *ops: object) -> TaskSpec:
-    return TaskSpec(f"vcpu{n}", tuple(ops), vcpu=n)  # type: ignore[arg-type]
+def _vcpu(n: int, *ops: Op) -> TaskSpec:
+    return TaskSpec(f"vcpu{n}", ops, vcpu=n)
 
 
-def _host(*ops: object, name: str = "host") -> TaskSpec:
-    return TaskSpec(name, tuple(ops))  # type: ignore[arg-type]
+def _host(*ops: Op, name: str = "host") -> TaskSpec:
+    return TaskSpec(name, ops)
 
 
 _ALL: tuple[Scenario, ...] = (

@@ -16,6 +16,7 @@ level and state.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -78,9 +79,10 @@ def _call(leaf: str) -> Callable[[F], F]:
     return wrap
 
 
-class TypedApi:
+class TypedApi(ABC):
     """The typed form of the register-level calls."""
 
+    @abstractmethod
     def seamcall(
         self,
         leaf: int,
@@ -88,8 +90,9 @@ class TypedApi:
         lp: int = 0,
         cond: Conditions = QUIET,
     ) -> Result:
-        raise NotImplementedError
+        """One SEAMCALL, registers in, registers out."""
 
+    @abstractmethod
     def tdcall(
         self,
         leaf: int,
@@ -97,7 +100,7 @@ class TypedApi:
         lp: int = 0,
         cond: Conditions = QUIET,
     ) -> GuestResult:
-        raise NotImplementedError
+        """One TDCALL of the guest on ``lp``."""
 
     @_call("TDH.MEM.SEPT.ADD")
     def tdh_mem_sept_add(

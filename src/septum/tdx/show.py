@@ -109,7 +109,7 @@ def show_td(module: TdxModule, tdr: int, name: Name = hex) -> str:
     return (
         f"TD {name(tdr)}: {td.lifecycle.v.name} {td.op_state.v.name}"
         f"{' FATAL' if td.fatal.v else ''}, HKID {td.hkid.v}\n"
-        f"  TD_EPOCH {td.epoch.v}; in the guest since an even epoch {even}, an odd one {odd};"
+        f"  TD_EPOCH {td.epoch.v}; vCPUs inside since an even epoch {even}, an odd one {odd};"
         f" CHLDCNT {td.chldcnt.v}"
     )
 

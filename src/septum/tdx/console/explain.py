@@ -136,7 +136,7 @@ def _headline(session: Session, ending: Ending, outcome: Outcome) -> str:
         if ending.event == "td-entry":
             extras.append(f"LP {outcome.lp} is in the guest")
     if outcome.flush:
-        extras.append("its translations were flushed")
+        extras.append("the LP's translations were flushed")
     return f"{text}  ({'; '.join(extras)})" if extras else text
 
 
@@ -206,7 +206,7 @@ def _call_notes(session: Session, call: Call, ending: Ending, outcome: Outcome) 
             f"not entered: the EPT violation at GPA {regs['r8']:#x} still stands (zero-step"
             " mitigation)"
         )
-    elif name in _METADATA and (not ending.rax or regs["rdx"] != outcome.inputs.get("rdx", 0)):
+    elif name in _METADATA and (not ending.rax or regs["rcx"] not in (0, outcome.inputs["rcx"])):
         yield _metadata(session.names, regs)
     elif code in (TDX_TLB_TRACKING_NOT_DONE, TDX_PREVIOUS_TLB_EPOCH_BUSY):
         yield _tracking(session, call, outcome, code)

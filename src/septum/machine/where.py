@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Source locations, taken only when a schedule is replayed."""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType
+
+__all__ = ["caller"]
+
+
+def caller() -> tuple[tuple[str, str, int] | None, tuple[str, ...]]:
+    """Function, file and line of the model code that made the current access."""
+    frame: FrameType | None = sys._getframe(2)
+    where: tuple[str, str, int] | None = None
+    stack: list[str] = []
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        code = frame.f_code
+        if not module.startswith(("septum.machine", "septum.explore", "contextlib")):
+            if where is None:
+                where = (code.co_name, code.co_filename, frame.f_lineno)
+            stack.append(code.co_name)
+        frame = frame.f_back
+    return where, tuple(reversed(stack))
