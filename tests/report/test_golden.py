@@ -8,8 +8,7 @@ from report_golden import check_golden
 from report_samples import SCENARIO, Rule, counterexample, replayed, results
 
 from septum.designs import Design, Toggle
-from septum.machine import Event
-from septum.machine import Finding
+from septum.machine import Event, Finding
 from septum.report.compare import compare_table, contrasts, same_schedule
 from septum.report.counterexample import counterexample_text
 from septum.report.layout import WIDTH

@@ -146,9 +146,9 @@ def _profile(profile: Profile, base: Profile) -> list[str]:
         if f.name not in ("name", "source", "unknown")
         and getattr(profile, f.name) != getattr(base, f.name)
     ]
-    told = "; ".join(differences) or "every rule of the model was checked on it"
+    told = "; ".join(differences) or "every rule of the model"
     pairs = [("source", profile.source)]
-    pairs += [("differs" if differences else "is", told)]
+    pairs += [("differs" if differences else "checked", told)]
     if profile.hypothetical:
         pairs[0] = ("source", "none: no such module is known; a question, not a claim")
     pairs += [("unknown", text) for text in profile.unknown]
