@@ -40,7 +40,7 @@ def main(count: int, first: int) -> int:
             ),
         )
         ops.update(op for name, _ in program.bodies for op in name.split(":")[1].split(","))
-        rules.update(brute.found or ["none"])
+        rules.update(list(brute.found) or ["none"])
         executions.update(reduced=reduced.executions, brute=brute.executions)
         sizes[f"{len(program.bodies)} tasks"] += 1
         if not (brute.complete and reduced.complete):
