@@ -13,10 +13,10 @@ from cli_rig import made_up, one_line_error, septum
     ("args", "parts"),
     [
         (["check", "-d", "v7.4"], ["v7.4", "v7.3", "septum designs"]),
-        (["check", "-d", "v7.3+shard-param"], ["shard-param"]),
+        (["check", "-d", "v7.3+shard-param"], ["shard-param", "septum designs"]),
         (["check", "-d", "v7.3", "-s", "falt-fault"], ["falt-fault", "fault-fault"]),
         (["check", "-d", "v7.3", "-s", "fault-fault", "-p", "bots=2"], ["bots", "bits"]),
-        (["check", "-d", "v7.3", "-s", "fault-fault", "-p", "bits=x"], ["bits", "x"]),
+        (["check", "-d", "v7.3", "-s", "fault-fault", "-p", "bits=x"], ["bits", "x", "an integer"]),
         (["check", "-p", "bits"], ["key=value"]),
         (["check", "--budget", "3x"], ["3x", "10m"]),
         (["check", "--strategy", "dfs"], ["dfs", "dpor"]),
@@ -43,7 +43,7 @@ def test_one_line(args: list[str], parts: list[str]) -> None:
         ('{"format": 1, "septum"', "1:"),
         ("[]", "object"),
         ('{"format": 1}', "septum"),
-        ("\x00\x01", "1:1"),
+        ("\x00\x01", "not a counterexample file"),
     ],
 )
 def test_a_file_that_is_no_counterexample(tmp_path: Path, text: str, part: str) -> None:
@@ -53,10 +53,56 @@ def test_a_file_that_is_no_counterexample(tmp_path: Path, text: str, part: str) 
     one_line_error(septum("check", "--from", path), str(path), part)
 
 
-def test_a_design_file_that_does_not_import(tmp_path: Path) -> None:
+def test_a_binary_file_is_no_counterexample(tmp_path: Path) -> None:
+    path = tmp_path / "ce.json"
+    path.write_bytes(b"\x80\xff\x00")
+    one_line_error(septum("show", path), str(path), "not a counterexample file")
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("def f(:\n", [":1: ", "SyntaxError"]),
+        ("\nimport nothere\n", [":2: ", "nothere"]),
+        ("PREDECESSOR = 'v9'\n", [": PREDECESSOR: ", "v9"]),
+        ("def tdx_track(kvm, why):\n    pass\n", [":1: ", "take (kvm) as in v7.3"]),
+        ("def tdx_track(kvm):\n    kvm.fn.tdx_trak(kvm)\n", [":2: ", "nearest: tdx_track"]),
+    ],
+)
+def test_a_wrong_design_file(tmp_path: Path, text: str, parts: list[str]) -> None:
     path = tmp_path / "mine.py"
-    path.write_text("def f(:\n")
-    one_line_error(septum("check", path), str(path), "SyntaxError")
+    path.write_text(text)
+    one_line_error(septum("check", path), str(path), *parts)
+    one_line_error(septum("designs", "diff", "v7.3", path), str(path), *parts)
+
+
+FAILS = """
+def tdp_mmu_set_spte_atomic(kvm, iter, new_spte):
+    if kvm.m.exploring is {racing}:
+        return kvm.no_such_field
+    return kvm.fn.__tdp_mmu_set_spte_atomic(kvm, iter, new_spte)
+"""
+
+
+@pytest.mark.parametrize("racing", [False, True])
+def test_a_design_that_raises(tmp_path: Path, racing: bool) -> None:
+    """In the start state or in a race: a row that names function, file and line."""
+    path = tmp_path / "mine.py"
+    path.write_text(FAILS.format(racing=racing))
+    result = septum("check", path, "-s", "fault-fault", "--first", "--save", tmp_path)
+    assert result.exit_code == 3, result.output
+    told = " ".join(result.stdout.split())
+    assert "(mine.py:4 in tdp_mmu_set_spte_atomic())" in told
+    assert "no_such_field" in told and "fault-fault error" in told
+    assert ("EXCEPTION" in told) is racing
+
+
+def test_a_design_that_raises_only_in_the_epilogue(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("def tdx_mmu_release_hkid(kvm):\n    raise KeyError('keys')\n")
+    options = ("--first", "--max-executions", 30, "--save", tmp_path)
+    told = " ".join(septum("check", path, "-s", "fault-fault", *options).stdout.split())
+    assert "KeyError: 'keys' (mine.py:2 in tdx_mmu_release_hkid()) [epilogue step" in told
 
 
 def test_expectations_without_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,8 @@ def test_a_schedule_that_no_longer_fits_is_stale(checked: tuple[Path, str], tmp_
     assert "step 2" in result.stderr and "septum check --from" in result.stderr
     near = septum("check", "--from", path, "--save", tmp_path / "near")
     assert near.exit_code == 1, near.output
-    assert "breaks I1" in " ".join(near.stdout.split())
+    told = " ".join(near.stdout.split())
+    assert "breaks I1" in told and "bound hit: only " in told
 
 
 def test_compare_shows_the_schedule_on_the_design_that_holds(
@@ -87,6 +88,7 @@ def test_lists() -> None:
     assert septum("--version").stdout.startswith("septum ")
     assert "check" in septum("--help").stdout
     assert "v7.3" in septum("designs").stdout
+    assert "List the designs" in septum("designs", "--help").stdout
     assert "fault-fault" in septum("scenarios").stdout
     assert "Must occur" in septum("scenarios", "fault-fault").stdout
     assert "I12" in septum("monitors").stdout

@@ -12,6 +12,7 @@ from test_design_sequences import INSTALL_LEAF, INSTALL_TABLE, SPLIT, SUBTREE, Z
 
 from septum.designs import DesignError, design_names, diff, lookup, toggle_names
 from septum.kvm.ret_pf import RET_PF_FIXED
+from septum.report.listing import first_sentence
 
 SAME_AS_BASE = [
     "feb06+mirror-bool",
@@ -118,10 +119,13 @@ def test_a_toggle_without_its_text_is_refused(design: str, why: str) -> None:
 
 
 def test_every_toggle_is_documented() -> None:
+    told = set()
     for name in toggle_names():
         base = {"nonpresent": "rfc-v5-08"}.get(name, "feb06")
         toggle = lookup(f"{base}+{name}").toggles[0]
         assert len(toggle.doc) > 80, name
+        told.add(first_sentence(toggle.doc))
+    assert len(told) == len(toggle_names())  # `septum designs` tells them apart
 
 
 # --- `designs diff` -----------------------------------------------------------------------

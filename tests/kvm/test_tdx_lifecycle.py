@@ -7,7 +7,7 @@ from errno import EBUSY, EINTR, EINVAL, EIO
 from typing import Any
 
 import pytest
-from tdx_rig import ADD, AUG, BLOCK, RECLAIM, REMOVE, SEPT_ADD, TRACK, WBINVD, TdxRig
+from glue_rig import ADD, AUG, BLOCK, RECLAIM, REMOVE, SEPT_ADD, TRACK, WBINVD, TdxRig
 
 from septum.kvm.guest import accept, touch
 from septum.kvm.seamcall import Injected

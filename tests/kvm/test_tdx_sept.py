@@ -7,7 +7,7 @@ from errno import EBUSY, EIO
 from typing import Any
 
 import pytest
-from tdx_rig import (
+from glue_rig import (
     ADD,
     AUG,
     BLOCK,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from errno import EFAULT, EINTR, EIO
 
 import pytest
-from tdx_rig import AUG, BLOCK, ENTER, REMOVE, SEPT_ADD, TRACK, WBINVD, TdxRig
+from glue_rig import AUG, BLOCK, ENTER, REMOVE, SEPT_ADD, TRACK, WBINVD, TdxRig
 
 from septum.kvm.guest import accept, read, touch, write
 from septum.kvm.ret_pf import RET_PF_FIXED, RET_PF_RETRY

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tdx_rig import TdxRig, explore, findings, reached, statuses
+from glue_rig import TdxRig, explore, findings, reached, statuses
 
 from septum.designs import lookup
 from septum.explore import MachineProgram, Options, search

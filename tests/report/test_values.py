@@ -9,6 +9,7 @@ import pytest
 from report_samples import LEAF, replayed
 
 from septum.kvm.spte import FROZEN_SPTE, SHADOW_NONPRESENT_VALUE
+from septum.machine import Event
 from septum.machine.dependency import EXCL, READ
 from septum.report.fold import contended, rank_steps, shown_steps
 from septum.report.interleaving import describe, function_of
@@ -90,6 +91,11 @@ def test_describe_and_function() -> None:
     told = ["TDH.MEM.PAGE.AUG -> TDX_SUCCESS"]
     assert describe(events[7], told) == "TDH.MEM.PAGE.AUG commit -> TDX_SUCCESS"
     assert function_of(events[3]) == "__tdp_mmu_set_spte_atomic"
+    waits = Event(0, 0, "await", "kvm_mmu_retry_spin")
+    waits.since = {"SEPT[0]": 3}
+    assert describe(waits) == "retry kvm_mmu_retry_spin: SEPT[0] has changed"
+    waits.since = {"b": 3, "a": 4}
+    assert describe(waits) == "retry kvm_mmu_retry_spin: a, b have changed"
 
 
 def test_states() -> None:

@@ -85,7 +85,7 @@ def test_cut_file_names_line_and_column(saved: Path, tmp_path: Path) -> None:
 def test_not_a_counterexample(tmp_path: Path) -> None:
     other = tmp_path / "other.json"
     other.write_text("[1, 2]")
-    with pytest.raises(BadCounterexample, match="an object was expected"):
+    with pytest.raises(BadCounterexample, match="a JSON object was expected"):
         load(other)
     with pytest.raises(BadCounterexample, match="cannot be read"):
         load(tmp_path / "missing.json")

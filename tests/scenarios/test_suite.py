@@ -32,7 +32,7 @@ def test_unknown_names_are_met_with_the_nearest() -> None:
     ("params", "message"),
     [
         ({"bitz": 2}, "unknown parameter 'bitz'"),
-        ({"bits": "two"}, "a int was expected"),
+        ({"bits": "two"}, "an integer was expected"),
         ({"bits": 12}, "bits per level must be 1 to 9"),
         ({"profile": "9.9"}, "no profile '9.9'"),
     ],

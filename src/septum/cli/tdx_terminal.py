@@ -28,7 +28,7 @@ def converse(shell: Shell, first: Iterable[str]) -> None:
     for line in first:
         click.echo(f"{shell.prompt}{line}")
         shell.handle(line)
-    if sys.stdin.isatty() and sys.stdout.isatty():
+    if sys.stdin.isatty():
         with _readline(shell):
             _ask(shell)
     else:
@@ -74,6 +74,8 @@ def _readline(shell: Shell) -> Iterator[None]:
     def complete(text: str, state: int) -> str | None:
         if state == 0:
             found[:] = shell.complete(readline.get_line_buffer()[: readline.get_endidx()])
+            if len(found) == 1 and not found[0].endswith("="):
+                found[0] += " "  # complete: the next word may begin
         return found[state] if state < len(found) else None
 
     readline.set_completer(complete)

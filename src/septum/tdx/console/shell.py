@@ -246,7 +246,9 @@ class Shell:
         if first == "td":
             return list(_TD_OPTIONS)
         calls = resolve_call(first)
-        return [*self._operands(CALLS[calls[0]], words), *lps, ARROW] if len(calls) == 1 else []
+        if len(calls) != 1:
+            return []
+        return self._operands(CALLS[calls[0]], words) or [*lps, ARROW]
 
     def _operands(self, form: CallForm, words: list[str]) -> list[str]:
         """What the next operand may be."""

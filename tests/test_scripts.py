@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The scripts beside the package, and ``python -m septum``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def python(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *args], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_fuzzer_of_the_searches() -> None:
+    done = python("scripts/fuzz_explore.py", "25", "7000")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "25 programs, 0 disagree" in done.stdout
+    assert "operations: " in done.stdout and "findings: none " in done.stdout
+
+
+def test_python_m_septum() -> None:
+    done = python("-m", "septum", "check", "-d", "v7.4")
+    assert done.returncode == 2
+    assert done.stderr.startswith("septum: no design 'v7.4'")
+
+
+def test_the_package_says_that_it_has_types() -> None:
+    assert (ROOT / "src" / "septum" / "py.typed").is_file()
