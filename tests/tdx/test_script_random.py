@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from septum.tdx.console.calls import CALLS
-from septum.tdx.console.explain import WIDTH, explain
+from septum.tdx.console.explain import INDENT, WIDTH, explain
 from septum.tdx.console.lexer import ScriptError
 from septum.tdx.console.script import Verdict, parse_script, run_script
 from septum.tdx.console.session import Session
@@ -83,7 +83,7 @@ def steps(rng: random.Random, count: int) -> Iterator[tuple[Session, Any]]:
             continue
         if outcome is not None:
             told = explain(session, outcome, registers=rng.random() < 0.3)
-            assert all(len(text) <= WIDTH - 4 for text in told), told
+            assert all(len(text) <= WIDTH - INDENT for text in told), told
         if len(session.done) > before:
             yield session, state(session)
 

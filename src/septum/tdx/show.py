@@ -103,14 +103,14 @@ def _notes(module: TdxModule, raw: int, level: int) -> str:
 
 
 def show_td(module: TdxModule, tdr: int, name: Name = hex) -> str:
-    """Life cycle, epoch and counts of a TD, on two lines."""
+    """Life cycle, epoch and counts of a TD, on three lines."""
     td = module.td(tdr)
     even, odd = (cell.v for cell in td.refcounts)
     return (
         f"TD {name(tdr)}: {td.lifecycle.v.name} {td.op_state.v.name}"
         f"{' FATAL' if td.fatal.v else ''}, HKID {td.hkid.v}\n"
-        f"  TD_EPOCH {td.epoch.v}; vCPUs inside since an even epoch {even}, an odd one {odd};"
-        f" CHLDCNT {td.chldcnt.v}"
+        f"  TD_EPOCH {td.epoch.v}, vCPUs inside since an even epoch {even}, an odd one {odd}\n"
+        f"  CHLDCNT {td.chldcnt.v}"
     )
 
 

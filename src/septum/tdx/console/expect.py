@@ -178,7 +178,7 @@ def _status(word: Word) -> tuple[int, int | None]:
     if part.upper() in Operand.__members__:
         return code, int(Operand[part.upper()])
     low = number(part)
-    if low is None or low >> 32:
+    if low is None or low >> 32 or (code in _LEVEL_CODES and low >= len(LEVELS)):
         if code in _LEVEL_CODES:
             what = f"a level ({', '.join(LEVELS)})"
         elif code == TDX_SUCCESS:

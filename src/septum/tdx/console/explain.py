@@ -42,9 +42,10 @@ from septum.tdx.status import (
     status_class,
 )
 
-__all__ = ["WIDTH", "explain", "view"]
+__all__ = ["INDENT", "WIDTH", "explain", "view"]
 
 WIDTH: Final = 78
+INDENT: Final = 6  # of these lines in the output of a script
 _EXITS: Final = {
     EXIT_EXTERNAL_INTERRUPT: "external interrupt",
     EXIT_EPT_VIOLATION: "EPT violation",
@@ -73,7 +74,7 @@ def explain(session: Session, outcome: Outcome, *, registers: bool = False) -> l
             indent = " " * (len(line) - len(line.lstrip()) + 2)
             lines += textwrap.wrap(
                 line,
-                WIDTH - 4,
+                WIDTH - INDENT,
                 subsequent_indent=indent,
                 break_on_hyphens=False,
                 replace_whitespace=False,

@@ -81,22 +81,21 @@ def _form(word: Word) -> CallForm:
     if calls:
         raise ScriptError(f"{word.shown()} may be {' or '.join(calls)}", word.column)
     what = "call" if "." in word.text or "_" in word.text else "call or statement"
-    hint = nearest(word.text, [*CALLS, *STATEMENTS, *Views]) or _by_part(word.text)
-    raise ScriptError(f"unknown {what} {word.shown()}{hint}", word.column)
+    raise ScriptError(f"unknown {what} {word.shown()}{_nearest_call(word.text)}", word.column)
 
 
-def _by_part(text: str) -> str:
-    """Calls that end nearly like ``text``: people write PAGE.AGU or AGU."""
-    tails: dict[str, str] = {}
+def _nearest_call(text: str) -> str:
+    """Calls and statements nearly called ``text``; people also write PAGE.AGU or AGU."""
+    meant = {name: name for name in (*CALLS, *STATEMENTS, *Views)}
     for name in CALLS:
         parts = name.split(".")
         for at in range(1, len(parts)):
-            tails.setdefault(".".join(parts[at:]), name)
-    hint = nearest(text, list(tails))
+            meant.setdefault(".".join(parts[at:]), name)
+    hint = nearest(text, list(meant))
     if not hint:
         return ""
     found = hint.removeprefix(" (nearest: ").removesuffix(")").split(", ")
-    return f" (nearest: {', '.join(dict.fromkeys(tails[name] for name in found))})"
+    return f" (nearest: {', '.join(dict.fromkeys(meant[name] for name in found))})"
 
 
 # --- calls -----------------------------------------------------------------------------------

@@ -107,8 +107,10 @@ class Shell:
 
     def _tell(self, text: str) -> None:
         """Prose, in lines of at most 78 columns."""
-        for line in textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False):
-            self.say(line)
+        lines = textwrap.wrap(
+            text, WIDTH, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False
+        )
+        self.say("\n".join(lines))
 
     # --- commands ----------------------------------------------------------------------
 
