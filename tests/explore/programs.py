@@ -124,6 +124,8 @@ def random_program(seed: int) -> MachineProgram:
             out[tid].init((*out[tid].v, v))
 
         def run() -> None:
+            if ops[0][0] == "choose":
+                note(flag.read())  # a choice belongs to the point before it
             for kind, w, v in ops:
                 word = words[w % len(words)]
                 if kind == "read":

@@ -38,17 +38,14 @@ def converse(shell: Shell, first: Iterable[str]) -> None:
 def _ask(shell: Shell) -> None:
     while not shell.finished:
         try:
-            line = input(shell.prompt)
+            shell.handle(input(shell.prompt))
         except EOFError:
             click.echo()
             return
         except KeyboardInterrupt:
             click.echo("^C")
-            continue
         except UnicodeDecodeError:
             click.echo("that was no UTF-8 text")
-            continue
-        shell.handle(line)
 
 
 def _read(shell: Shell) -> None:
