@@ -35,7 +35,8 @@ in place; the children of DEMOTE are part of its parent's change) and
 ``pamt(hpa, size, old_type, new_type)``.
 
 `make_td` builds a small TD by the real calls; `septum.tdx.show` prints tree, PAMT, vCPUs
-and locks; `TdxModule.describe` is the manual of a call.
+and locks; `TdxModule.describe` is the manual of a call; `septum.tdx.console` is a script
+language and a shell for the calls.
 """
 
 from septum.tdx.build import BuiltTd, Layout, make_td
