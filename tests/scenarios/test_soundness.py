@@ -54,6 +54,17 @@ ROWS = [
     ("feb06+reread-sptep", "same-leaf"),
     ("feb06+reread-sptep", "fault-punch"),
     ("feb10-sp", "fault-zap"),
+    # Mutants: what is broken must be seen broken in the same way.
+    ("v7.3+in-progress-ignored", "fault-punch"),
+    ("v7.3+no-stale-check", "fault-punch"),
+    ("v7.3+zap-not-propagated", "fault-punch"),
+    ("v7.3+no-track", "zap-zap"),
+    ("v7.3+root-not-put", "zap-zap"),
+    ("v7.3+stat-missing", "zap-zap"),
+    ("v7.3+freeze-by-store", "neighbour-leafs"),
+    ("v7.3+child-skipped", "subtree"),
+    ("v7.3+prefault-before-runnable", "build-prefault"),
+    ("v7.3+free-without-rcu", "subtree"),
 ]
 
 
