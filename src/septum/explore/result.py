@@ -57,7 +57,6 @@ class SearchResult:
     found: dict[str, Found] = field(default_factory=dict)
     reached: set[str] = field(default_factory=set)
     finals: set[object] = field(default_factory=set)
-    first_rule: str = ""
 
     @property
     def traces(self) -> int:
@@ -79,8 +78,6 @@ class SearchResult:
                 self._keep(finding, decisions)
 
     def _keep(self, finding: Finding, decisions: list[Decision]) -> None:
-        if not self.first_rule:
-            self.first_rule = finding.rule
         old = self.found.get(finding.rule)
         if old is None:
             self.found[finding.rule] = Found(finding, decisions)

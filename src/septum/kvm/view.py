@@ -28,14 +28,13 @@ _TABLES = (State.NL_MAPPED, State.NL_BLOCKED)
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A page-table page of KVM.  ``external_pfn`` is 0 for roots and direct pages."""
+    """A page-table page of KVM."""
 
     name: str
     level: int
     gfn: int
     is_mirror: bool
     is_root: bool
-    external_pfn: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,14 +168,7 @@ class KvmView:
     # --- KVM's side ---------------------------------------------------------------
 
     def _table(self, sp: KvmMmuPage) -> Table:
-        return Table(
-            sp.name,
-            sp.role.level,
-            sp.gfn,
-            sp.is_mirror,
-            sp.ptep is None,
-            0 if sp.ptep is None or not sp.is_mirror else sp.external_spt.peek(),
-        )
+        return Table(sp.name, sp.role.level, sp.gfn, sp.is_mirror, sp.ptep is None)
 
     def _entry(self, sp: KvmMmuPage, word: Spte, value: int) -> Entry:
         level = sp.role.level

@@ -104,16 +104,6 @@ class Machine:
         self._known_acc: list[Access] = []
         self.rcu = Cell(self, "~rcu", ())  # callbacks not yet run
 
-    # --- names -----------------------------------------------------------------
-
-    def new_name(self, kind: str) -> str:
-        """A fresh object name, the same in every execution that does the same."""
-        arena = self.current.arena
-        n = arena.get(kind, 0)
-        arena[kind] = n + 1
-        owner = "" if self.current.id < 0 else f"{self.current.id}."
-        return f"{kind}{owner}{n}"
-
     # --- snapshots -------------------------------------------------------------
 
     def mark(self) -> int:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -141,7 +141,6 @@ class Execution:
     diverged: str = ""
     fingerprint: Hashable = None
     reached: frozenset[str] = frozenset()
-    notes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def decisions(self) -> list[Decision]:

@@ -237,7 +237,7 @@ class Page(Cell):
             if self.v is not LIVE:
                 m.report("I6", f"{self.name} is passed to call_rcu() twice", self.name)
             m.acc.append((m.rcu.name, ADD))
-            m.rcu.set((*m.rcu.v, (self, callback)))
+            m.rcu.set((*m.rcu.v, callback))
             self.readers.set(frozenset((t.id, t.rcu_section) for t in m.tasks if t.rcu_depth > 0))
             self.poke(IN_GRACE)
 

@@ -27,7 +27,7 @@ from septum.machine.dependency import (
     WAIT,
 )
 from septum.machine.events import Halt
-from septum.machine.memory import Page, Word
+from septum.machine.memory import Word
 from septum.machine.state import Cell
 
 __all__ = ["RCU", "SRCU", "Mutex", "RWLock", "SpinLock", "TryLock", "wait_until"]
@@ -252,10 +252,9 @@ class RCU:
         """rcu_barrier(): run every callback.  Only when no task is in a section."""
         m = self.m
         while m.rcu.v:
-            page, callback = m.rcu.v[0]
+            callback = m.rcu.v[0]
             m.rcu.set(m.rcu.v[1:])
             callback()
-            assert isinstance(page, Page)
 
 
 class SRCU(Cell):

@@ -82,11 +82,6 @@ class GuestResult:
         self.vector = vector
         self.hpa = hpa
 
-    @property
-    def exited(self) -> bool:
-        """The host runs again."""
-        return self.event == "td-exit"
-
     def __repr__(self) -> str:
         if self.event == "ok":
             return f"<ok {self.hpa:#x}>"
