@@ -60,8 +60,9 @@ def select_rows(designs: Sequence[str], scenarios: Sequence[str]) -> list[Row]:
         default = default_rows()
         if not named:
             return default
-        known = (row for row in default if row[1] in named)
-        return list(dict.fromkeys([*known, *product(DEFAULT_DESIGNS, named)]))
+        known = [row for row in default if row[1] in named]
+        rest = [name for name in named if not find(name).default]
+        return [*known, *product(DEFAULT_DESIGNS, rest)]
     for design in designs:
         lookup(design)
     chosen = named or _default_scenarios()

@@ -46,8 +46,10 @@ need a mapping that works say nothing about it."""
 
 def default_rows() -> list[tuple[str, str]]:
     """Every default design in every default scenario, and the seed's last question."""
-    rows = [(d, s.name) for d in DEFAULT_DESIGNS for s in SCENARIOS.values() if s.default]
-    return rows + [(REREAD, name) for name in REREAD_SCENARIOS]
+    scenarios = [s for s in SCENARIOS.values() if s.default]
+    rows = [(d, s.name) for d in DEFAULT_DESIGNS for s in scenarios if d in (s.designs or (d,))]
+    others = [(d, s.name) for s in scenarios for d in s.designs if d not in DEFAULT_DESIGNS]
+    return rows + [(REREAD, name) for name in REREAD_SCENARIOS] + others
 
 
 def primary(result: SearchResult) -> Found | None:

@@ -100,6 +100,7 @@ class Scenario:
     :ivar yields: reschedules that an operation may meet.
     :ivar bound: executions after which the default search gives up (0: never); the row
         is then ``bounded``.
+    :ivar designs: those that the default suite checks in it; empty: all default ones.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Scenario:
     epilogue: bool = True
     default: bool = True
     bound: int = 0
+    designs: tuple[str, ...] = ()
 
     def params(self) -> dict[str, Any]:
         """The parameters that ``-p key=value`` may change, with their defaults."""
