@@ -45,7 +45,7 @@ class Td:
         self.kvm: Kvm = create_tdx_vm(
             self.m, TINY, functions, 1, finalized=finalized, slots=((0, 4),), **options
         )
-        self.kvm.slots[0].max_level = max_level
+        self.kvm.slots[0].arch.max_level = max_level
         self.view = KvmView(self.kvm)
         self.monitors = Monitors(self.view)
         self.calls: list[str] = []

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from errno import EBUSY, EIO
 
 import pytest
@@ -244,7 +245,7 @@ def test_prefault_leaves_the_accessed_bit_clear() -> None:
 
 def test_prefault_is_refused_before_finalize_and_for_shared_gpas() -> None:
     rig = Rig()
-    assert OPERATIONS["prefault"](rig.kvm, 0, 5) == -22
+    assert OPERATIONS["prefault"](rig.kvm, 0, 5) == -95
     rig.kvm.pre_fault_allowed.write(True)
     assert OPERATIONS["prefault"](rig.kvm, 0, rig.kvm.gfn_direct_bits | 5) == -22
     assert OPERATIONS["prefault"](rig.kvm, 0, 5) == 0
@@ -294,7 +295,7 @@ def test_retry_protocol() -> None:
     rig = Rig()
     kvm = rig.kvm
     kvm.mmu_lock.write_lock()
-    rig.fn.kvm_mmu_invalidate_begin(kvm)
+    rig.fn.kvm_mmu_invalidate_start(kvm)
     rig.fn.kvm_mmu_invalidate_range_add(kvm, 4, 6)
     rig.fn.kvm_mmu_invalidate_range_add(kvm, 6, 8)
     kvm.mmu_lock.write_unlock()
@@ -315,10 +316,10 @@ def test_retry_protocol() -> None:
 def test_an_invalid_slot_makes_faults_retry_and_a_deleted_one_an_error() -> None:
     rig = Rig()
     rig.fault(5)
-    slot = rig.kvm.slots[0]
-    slot.flags.write(KVM_MEMSLOT_INVALID)
+    slots = rig.kvm.slots
+    rig.kvm.memslots.write((replace(slots[0], flags=KVM_MEMSLOT_INVALID),))
     assert rig.fault(5) == RET_PF_RETRY
-    slot.flags.write(0)
+    rig.kvm.memslots.write(slots)
     rig.take()
     OPERATIONS["delete_slot"](rig.kvm, 0)
     assert rig.take() == ZAP_LEAF

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from errno import EFAULT, EINTR, EIO
 
 import pytest
@@ -140,13 +141,17 @@ def retrying(stop: Callable[[TdxRig], None], passes: int = 2) -> tuple[TdxRig, l
     return rig, made
 
 
+def invalidate_slot(rig: TdxRig) -> None:
+    rig.kvm.memslots.write((replace(rig.kvm.slots[0], flags=KVM_MEMSLOT_INVALID),))
+
+
 @pytest.mark.parametrize(
     ("stop", "ret", "passes"),
     [
         (lambda rig: None, RET_PF_FIXED, 3),
         (lambda rig: rig.vcpu.signal_pending.set(True), RET_PF_RETRY, 2),
         (lambda rig: rig.vcpu.requests.write(KVM_REQ_VM_DEAD), -EIO, 2),
-        (lambda rig: rig.kvm.slots[0].flags.write(KVM_MEMSLOT_INVALID), RET_PF_RETRY, 2),
+        (lambda rig: invalidate_slot(rig), RET_PF_RETRY, 2),
         # A TLB flush request is no reason to stop.
         (lambda rig: rig.vcpu.requests.write(KVM_REQ_TLB_FLUSH), RET_PF_FIXED, 3),
     ],

@@ -16,6 +16,7 @@ from glue_rig import TdxRig, explore, findings, reached, statuses
 from septum.designs import lookup
 from septum.explore import MachineProgram, Options, search
 from septum.kvm.guest import accept, touch
+from septum.kvm.operations import OPERATIONS
 from septum.kvm.seamcall import Injection
 from septum.kvm.structs import (
     EXITING_GUEST_MODE,
@@ -159,7 +160,7 @@ def test_zero_step_vcpu_against_install_and_zap() -> None:
 
 def test_slot_deletion_ends_the_local_retry() -> None:
     rig = TdxRig(2, geometry=Geometry(bits=1, levels=3))
-    delete = ("delete", lambda: rig.fn.kvm_delete_memslot(rig.kvm, rig.kvm.slots[0]))
+    delete = ("delete", lambda: OPERATIONS["delete_slot"](rig.kvm, 0))
     runs = explore(rig, [vcpu_task(rig, i, accept(0)) for i in (0, 1)] + [delete], 80)
     assert statuses(runs) == {"complete"}
     assert findings(runs) == set()

@@ -45,7 +45,7 @@ def replayed() -> Replay:
     m = Machine()
     mmu_lock = RWLock(m, "mmu_lock")
     sptep = Word(m, "sp0[0]", SHADOW_NONPRESENT_VALUE)
-    private = {name: Word(m, name, 0) for name in ("attr[0]", "slot0.flags", "vcpu1.requests")}
+    private = {name: Word(m, name, 0) for name in ("attr[0]", "memslots", "vcpu1.requests")}
     told: dict[int, list[str]] = {}
 
     def __tdp_mmu_set_spte_atomic(new: int) -> bool:
@@ -67,7 +67,7 @@ def replayed() -> Replay:
 
     def fault() -> None:
         private["attr[0]"].read()
-        private["slot0.flags"].read()
+        private["memslots"].read()
         mmu_lock.read_lock()
         kvm_tdp_mmu_map()
         mmu_lock.read_unlock()

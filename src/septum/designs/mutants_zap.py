@@ -12,15 +12,15 @@ __all__ = ["MUTANTS", "TOGGLES"]
 _FAULT: Final = "kvm_tdp_mmu_page_fault"
 _FAULTIN: Final = "kvm_mmu_faultin_pfn"
 _SAMPLE: Final = "    fault.mmu_seq = kvm.mmu_invalidate_seq.read()\n"
-_PFN: Final = "    fault.pfn = cache.get_pfn(fault.gfn)\n"
+_PFN: Final = "    r: int = fn.__kvm_mmu_faultin_pfn(vcpu, fault)\n"
 _UNSAFE: Final = (
     "    if fn.mmu_invalidate_retry_gfn_unsafe(kvm, fault.mmu_seq, fault.gfn):\n"
     "        return RET_PF_RETRY\n"
 )
 _PUNCH: Final = "kvm_gmem_punch_hole"
-_BEGIN: Final = "    kvm.fn.kvm_gmem_invalidate_begin(kvm, start, end)\n"
-_END: Final = "    kvm.fn.kvm_gmem_invalidate_end(kvm, start, end)\n"
-_TRUNCATE: Final = "    for gfn in range(start, end):\n        kvm.host.gmem.truncate(gfn)\n"
+_BEGIN: Final = "    kvm.fn.kvm_gmem_invalidate_start(kvm, file, start, end)\n"
+_END: Final = "    kvm.fn.kvm_gmem_invalidate_end(kvm, file, start, end)\n"
+_TRUNCATE: Final = "    kvm.fn.truncate_inode_pages_range(kvm, file, start, end)\n"
 _TARGET: Final = "tdp_mmu_map_handle_target_level"
 _ZAP: Final = "tdp_mmu_zap_leafs"
 _IN_PROGRESS: Final = "    if kvm.mmu_invalidate_in_progress.peek():\n"
@@ -148,7 +148,7 @@ MUTANTS: Final = (
         "a hole unmaps the direct root instead of the mirror",
         "refault-punch",
         "I12",
-        (change("kvm_gmem_invalidate_begin", "KVM_FILTER_PRIVATE", "KVM_FILTER_SHARED"),),
+        (change("kvm_gmem_invalidate_start", "KVM_FILTER_PRIVATE", "KVM_FILTER_SHARED"),),
     ),
     Mutant(
         "punch-under-read-lock",
@@ -157,8 +157,8 @@ MUTANTS: Final = (
         "refault-punch",
         "I10",
         (
-            change("kvm_gmem_invalidate_begin", "write_lock()", "read_lock()"),
-            change("kvm_gmem_invalidate_begin", "write_unlock()", "read_unlock()"),
+            change("kvm_gmem_invalidate_start", "write_lock()", "read_lock()"),
+            change("kvm_gmem_invalidate_start", "write_unlock()", "read_unlock()"),
         ),
     ),
     # --- 4.8 zapping leafs ----------------------------------------------------------------

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from septum.kvm import (
+    gmem,
+    mem_attributes,
+    memslots,
     mmu,
     notifier,
     roots,
@@ -31,6 +34,9 @@ FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     **roots.FUNCTIONS,
     **zap.FUNCTIONS,
     **notifier.FUNCTIONS,
+    **memslots.FUNCTIONS,
+    **mem_attributes.FUNCTIONS,
+    **gmem.FUNCTIONS,
     **mmu.FUNCTIONS,
     **seamcall.FUNCTIONS,
     **tdx_sept.FUNCTIONS,

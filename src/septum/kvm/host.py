@@ -41,6 +41,7 @@ _ARENA: Final = 0x800
 _ARENAS: Final = (0x100000 - TABLE_FIRST_PFN) // _ARENA
 _GENERATION: Final = 0x100000  # 4 GiB of guest pages per generation of a gmem page
 _GENERATIONS: Final = 16
+_FILE: Final = 0x10000  # how far the PFNs of two guest_memfd files are apart
 TDMR_END_PFN: Final = GMEM_FIRST_PFN + _GENERATION * _GENERATIONS
 HVA_FIRST_PFN: Final = TDMR_END_PFN
 
@@ -88,6 +89,12 @@ class Host:
         """A name for what was made in the page: kind, task (if any), number."""
         task, n = divmod(pfn - TABLE_FIRST_PFN, _ARENA)
         return f"{kind}{task - 1}.{n}" if task else f"{kind}{n}"
+
+    def gmem_file(self, number: int) -> PageCache:
+        """The page cache of guest_memfd file ``number``; file 0 is ``gmem``."""
+        if not number:
+            return self.gmem
+        return PageCache(self, f"gmem{number}", GMEM_FIRST_PFN + number * _FILE)
 
     def allocation_fails(self) -> bool:
         """Whether a GFP allocation fails now: a choice, while the budget lasts."""
@@ -182,6 +189,10 @@ class PageCache:
         pfn: int = entry.xchg(0)
         if pfn:
             self.host.free_page(pfn)
+
+    def entry_name(self, gfn: int) -> str:
+        """The name of the word that holds the page."""
+        return self._entry(gfn)[0].name
 
     def peek(self, gfn: int) -> int:
         """The PFN backing ``gfn`` now, 0 if none; for monitors."""

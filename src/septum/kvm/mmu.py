@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from errno import EAGAIN, EFAULT, EINTR, EINVAL, EIO, ENOENT, ENOMEM
+from errno import EAGAIN, EFAULT, EINTR, EINVAL, EIO, ENOENT, ENOMEM, EOPNOTSUPP
 from typing import Any, Final
 
 from septum.kvm.bug import WARN_ON, lockdep_assert_held
@@ -30,7 +30,6 @@ from septum.kvm.roots import root_is_invalid
 from septum.kvm.spte import PG_LEVEL_4K
 from septum.kvm.structs import (
     INVALID_PAGE,
-    KVM_MEMSLOT_INVALID,
     KVM_REQ_VM_DEAD,
     Kvm,
     KvmMemorySlot,
@@ -58,8 +57,7 @@ class KvmPageFault:
     req_level: int = PG_LEVEL_4K
     goal_level: int = PG_LEVEL_4K
     slot: KvmMemorySlot | None = None
-    slot_flags: int = 0  # of the copy of the slot that the lookup found, at event slot_at
-    slot_at: int = -1
+    slot_at: int = -1  # the event of the lookup
     mmu_seq: int = 0
     pfn: int = 0
     map_writable: bool = True
@@ -118,20 +116,9 @@ def kvm_mmu_do_page_fault(vcpu: Vcpu, gpa: int, error_code: int, prefetch: bool)
     return r
 
 
-def kvm_vcpu_gfn_to_memslot(vcpu: Vcpu, gfn: int) -> KvmMemorySlot | None:
-    """Through kvm->memslots (one point).  The flags of a deleted slot are None."""
-    for slot in vcpu.kvm.slots:
-        if gfn in slot:
-            return None if slot.flags.read() is None else slot
-    return None
-
-
 def find_slot(vcpu: Vcpu, fault: KvmPageFault) -> None:
-    """The slot, and the flags of the copy of it that the lookup found."""
-    slot = fault.slot = vcpu.kvm.fn.kvm_vcpu_gfn_to_memslot(vcpu, fault.gfn)
-    if slot is not None:
-        fault.slot_flags = slot.flags.v  # no point since the read
-        fault.slot_at = vcpu.m.seq
+    fault.slot = vcpu.kvm.fn.kvm_vcpu_gfn_to_memslot(vcpu, fault.gfn)
+    fault.slot_at = vcpu.m.seq
 
 
 def kvm_tdp_mmu_page_fault(vcpu: Vcpu, fault: KvmPageFault) -> int:
@@ -172,15 +159,32 @@ def kvm_mmu_faultin_pfn(vcpu: Vcpu, fault: KvmPageFault) -> int:
             return -EFAULT
         fault.pfn, fault.map_writable = KVM_PFN_NOSLOT, False
         return RET_PF_CONTINUE
-    if fault.slot_flags & KVM_MEMSLOT_INVALID:
-        kvm.m.current.blame[slot.flags] = fault.slot_at
+    if slot.invalid:
+        kvm.m.current.blame[kvm.memslots] = fault.slot_at
         return -EAGAIN if fault.prefetch else RET_PF_RETRY
     if fn.mmu_invalidate_retry_gfn_unsafe(kvm, fault.mmu_seq, fault.gfn):
         return RET_PF_RETRY
-    cache = kvm.host.gmem if fault.is_private else kvm.host.hva
-    fault.pfn = cache.get_pfn(fault.gfn)
+    r: int = fn.__kvm_mmu_faultin_pfn(vcpu, fault)
+    if r != RET_PF_CONTINUE:
+        return r
     if fn.mmu_invalidate_retry_gfn_unsafe(kvm, fault.mmu_seq, fault.gfn):
         return RET_PF_RETRY
+    return RET_PF_CONTINUE
+
+
+def __kvm_mmu_faultin_pfn(vcpu: Vcpu, fault: KvmPageFault) -> int:
+    """The page: from guest_memfd if private, else from userspace's memory."""
+    kvm = vcpu.kvm
+    slot = fault.slot
+    assert slot is not None
+    if fault.is_private:
+        if not slot.has_gmem:
+            return -EFAULT  # KVM_EXIT_MEMORY_FAULT
+        fault.pfn = kvm.fn.kvm_gmem_get_pfn(kvm, slot, fault.gfn)
+        if fault.pfn < 0:
+            return fault.pfn
+    else:
+        fault.pfn = kvm.host.hva.get_pfn(slot.hva(fault.gfn))
     return RET_PF_CONTINUE
 
 
@@ -216,7 +220,8 @@ def kvm_mmu_max_mapping_level(kvm: Kvm, fault: KvmPageFault) -> int:
     while level > PG_LEVEL_4K:
         pages = kvm.pages_per_hpage[level]
         start = fault.gfn & -pages
-        if start in slot and start + pages - 1 in slot:
+        inside = start in slot and start + pages - 1 in slot
+        if inside and not kvm.fn.hugepage_test_mixed(slot, start, level):
             break
         level -= 1
     return level
@@ -229,7 +234,7 @@ def kvm_arch_vcpu_pre_fault_memory(vcpu: Vcpu, gpa: int) -> int:
     """KVM_PRE_FAULT_MEMORY, one page; 0 or a negative errno (facts 4.18)."""
     kvm = vcpu.kvm
     if not kvm.pre_fault_allowed.read():
-        return -EINVAL
+        return -EOPNOTSUPP
     if gpa >> 12 & kvm.gfn_direct_bits:
         return -EINVAL
     r: int = kvm.fn.kvm_mmu_reload(vcpu)
@@ -303,6 +308,7 @@ def kvm_tdp_mmu_map_private_pfn(vcpu: Vcpu, gfn: int, pfn: int) -> int:
 FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     f.__name__: f
     for f in (
+        __kvm_mmu_faultin_pfn,
         is_page_fault_stale,
         kvm_arch_vcpu_pre_fault_memory,
         kvm_mmu_do_page_fault,
@@ -313,7 +319,6 @@ FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
         kvm_tdp_mmu_map_private_pfn,
         kvm_tdp_mmu_page_fault,
         kvm_tdp_page_prefault,
-        kvm_vcpu_gfn_to_memslot,
         mmu_topup_memory_caches,
     )
 }

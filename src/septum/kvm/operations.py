@@ -14,6 +14,7 @@ from errno import EBUSY, EIO
 from typing import Any, Final
 
 from septum.kvm.bug import goto_retry
+from septum.kvm.memslots import id_to_memslot
 from septum.kvm.mmu import vm_is_dead
 from septum.kvm.ret_pf import RET_PF_FIXED, RET_PF_RETRY
 from septum.kvm.roots import (
@@ -26,7 +27,6 @@ from septum.kvm.roots import (
 from septum.kvm.spte import PG_LEVEL_2M, PG_LEVEL_4K, is_last_spte, spte_to_pfn
 from septum.kvm.structs import (
     KVM_MEMORY_ATTRIBUTE_PRIVATE,
-    KVM_MEMSLOT_INVALID,
     Kvm,
     KvmMmuPage,
 )
@@ -71,8 +71,8 @@ def fault(kvm: Kvm, vcpu: int, gfn: int, shared: bool = False) -> int:
         if vm_is_dead(v):
             return -EIO
         slot = kvm.fn.kvm_vcpu_gfn_to_memslot(v, gfn)
-        if slot is not None and slot.flags.v & KVM_MEMSLOT_INVALID:
-            kvm.m.blame(slot.flags)
+        if slot is not None and slot.invalid:
+            kvm.m.current.blame.setdefault(kvm.memslots, kvm.m.seq)
         kvm.m.retry("fault")
 
 
@@ -95,14 +95,24 @@ def zap_range(kvm: Kvm, start: int, end: int) -> None:
     kvm.fn.kvm_zap_gfn_range(kvm, start, end)
 
 
-def punch_hole(kvm: Kvm, start: int, end: int) -> None:
-    """fallocate(FALLOC_FL_PUNCH_HOLE) on the guest_memfd file."""
-    kvm.fn.kvm_gmem_punch_hole(kvm, start, end)
+def punch_hole(kvm: Kvm, start: int, end: int, file: int = 0) -> None:
+    """fallocate(FALLOC_FL_PUNCH_HOLE) on a guest_memfd file."""
+    kvm.fn.kvm_gmem_punch_hole(kvm, kvm.gmem_files[file], start, end)
 
 
 def release_gmem(kvm: Kvm) -> None:
-    """The last reference to the guest_memfd file is dropped."""
-    kvm.fn.kvm_gmem_release(kvm)
+    """The last reference to each guest_memfd file is dropped."""
+    for file in kvm.gmem_files:
+        kvm.fn.kvm_gmem_release(kvm, file)
+
+
+def unmap_hva(kvm: Kvm, start: int, end: int) -> None:
+    """userspace's pages [start, end) are unmapped and freed, between the MMU notifier's
+    start and end."""
+    kvm.fn.kvm_mmu_notifier_invalidate_range_start(kvm, start, end)
+    for page in range(start, end):
+        kvm.host.hva.truncate(page)
+    kvm.fn.kvm_mmu_notifier_invalidate_range_end(kvm, start, end)
 
 
 def set_attributes(kvm: Kvm, start: int, end: int, private: bool) -> int:
@@ -113,7 +123,19 @@ def set_attributes(kvm: Kvm, start: int, end: int, private: bool) -> int:
 
 def delete_slot(kvm: Kvm, slot: int = 0) -> None:
     """KVM_SET_USER_MEMORY_REGION with size 0."""
-    kvm.fn.kvm_delete_memslot(kvm, kvm.slots[slot])
+    kvm.fn.kvm_vm_ioctl_set_memory_region(kvm, slot, 0, 0)
+
+
+def move_slot(kvm: Kvm, slot: int, base_gfn: int) -> int:
+    """KVM_SET_USER_MEMORY_REGION with another address (never with guest_memfd)."""
+    old = id_to_memslot(kvm.slots, slot)
+    npages = 0 if old is None else old.npages
+    return int(kvm.fn.kvm_vm_ioctl_set_memory_region(kvm, slot, base_gfn, npages))
+
+
+def create_slot(kvm: Kvm, slot: int, base_gfn: int, npages: int, gmem: int = -1) -> int:
+    """KVM_SET_USER_MEMORY_REGION of a new slot; ``gmem`` is a file's number or -1."""
+    return int(kvm.fn.kvm_vm_ioctl_set_memory_region(kvm, slot, base_gfn, npages, gmem))
 
 
 def zap_table(
@@ -214,16 +236,19 @@ OPERATIONS: Final[dict[str, Callable[..., Any]]] = {
     f.__name__: f
     for f in (
         age,
+        create_slot,
         delete_slot,
         destroy_mmu,
         fault,
         load,
         merge,
+        move_slot,
         prefault,
         punch_hole,
         release_gmem,
         set_attributes,
         split,
+        unmap_hva,
         zap_range,
         zap_table,
     )

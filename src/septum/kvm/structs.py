@@ -21,6 +21,15 @@ from typing import Any, Final
 
 from septum.kvm.guest import Guest
 from septum.kvm.host import Host
+from septum.kvm.slot_structs import (
+    KVM_MEM_GUEST_MEMFD,
+    KVM_MEM_LOG_DIRTY_PAGES,
+    KVM_MEMSLOT_INVALID,
+    GmemFile,
+    KvmMemorySlot,
+    SlotArch,
+    SlotSpec,
+)
 from septum.machine import RCU, SRCU, Cell, Machine, Mutex, Page, RWLock, SpinLock, Word
 from septum.machine.geometry import Geometry
 
@@ -30,6 +39,7 @@ __all__ = [
     "IN_GUEST_MODE",
     "KVM_MEMORY_ATTRIBUTE_PRIVATE",
     "KVM_MEMSLOT_INVALID",
+    "KVM_MEM_GUEST_MEMFD",
     "KVM_MEM_LOG_DIRTY_PAGES",
     "KVM_REQ_MMU_FREE_OBSOLETE_ROOTS",
     "KVM_REQ_OUTSIDE_GUEST_MODE",
@@ -76,8 +86,6 @@ TD_STATE_RUNNABLE: Final = 2
 VCPU_TD_STATE_UNINITIALIZED: Final = 0
 VCPU_TD_STATE_INITIALIZED: Final = 1
 
-KVM_MEM_LOG_DIRTY_PAGES: Final = 1 << 0
-KVM_MEMSLOT_INVALID: Final = 1 << 16
 KVM_MEMORY_ATTRIBUTE_PRIVATE: Final = 1 << 3
 
 INVALID_PAGE: Final = -1
@@ -208,24 +216,6 @@ class KvmMmuPage:
         return f"<sp {self.name} l{self.role.level} gfn {self.gfn:x}>"
 
 
-class KvmMemorySlot:
-    """``struct kvm_memory_slot``.  ``flags`` is read wherever the kernel looks a slot up
-    through kvm->memslots, so replacing a slot by an INVALID one is a store to it."""
-
-    def __init__(
-        self, m: Machine, base_gfn: int, npages: int, *, max_level: int = 1, as_id: int = 0
-    ) -> None:
-        self.name = f"slot{base_gfn:x}"
-        self.base_gfn = base_gfn
-        self.npages = npages
-        self.max_level = max_level  # largest page that the backing memory has
-        self.as_id = as_id
-        self.flags = Word(m, f"{self.name}.flags", 0)
-
-    def __contains__(self, gfn: int) -> bool:
-        return self.base_gfn <= gfn < self.base_gfn + self.npages
-
-
 class KvmTdx:
     """``struct kvm_tdx`` (facts 5.1).  ``tdr`` and ``tdcs_pages`` are PFNs.
 
@@ -280,7 +270,7 @@ class Kvm:
         *,
         module: Any = None,
         vm_type: int = KVM_X86_TDX_VM,
-        slots: tuple[tuple[int, int], ...] = (),
+        slots: tuple[SlotSpec, ...] = (),
         private: bool = True,
         prove_mmu: bool = False,
         yields: int = 0,
@@ -296,11 +286,13 @@ class Kvm:
         self.pages_per_hpage = tuple(
             geometry.pages_per_level(max(level, 1)) for level in range(geometry.levels + 2)
         )
+        self.max_hugepage_level = min(3, geometry.levels - 1)  # KVM_MAX_HUGEPAGE_LEVEL
         self.host = Host(m, geometry)
 
         self.lock = Mutex(m, "kvm->lock", order=1)
         self.slots_lock = Mutex(m, "slots_lock", order=10)
-        self.invalidate_lock = Mutex(m, "invalidate_lock", order=15)  # of the gmem file
+        self.slots_arch_lock = Mutex(m, "slots_arch_lock", order=12)
+        self.mn_invalidate_lock = SpinLock(m, "mn_invalidate_lock", order=18)
         self.mmu_lock = RWLock(m, "mmu_lock", order=20)
         self.tdp_mmu_pages_lock = SpinLock(m, "tdp_mmu_pages_lock", order=30)
         self.rcu = RCU(m)
@@ -322,7 +314,11 @@ class Kvm:
         self.shadow_mmio_value = 0 if self.has_mirrored_tdp else 0x6
         self.memslots_generation = Word(m, "memslots_generation", 0)
 
-        self.slots = tuple(KvmMemorySlot(m, base, n, max_level=max_level) for base, n in slots)
+        self.mn_active_invalidate_count = Word(m, "mn_active_invalidate_count", 0)
+        self.gmem_files: tuple[GmemFile, ...] = ()
+        self._slot_arch: dict[int, SlotArch] = {}
+        # The active set, sorted by GFN: readers hold SRCU or slots_lock.
+        self.memslots = Word(m, "memslots", self._initial_slots(slots, max_level))
         attribute = KVM_MEMORY_ATTRIBUTE_PRIVATE if private and self.has_mirrored_tdp else 0
         self._mem_attr_array: dict[int, Word] = {}
         self._initial_attributes = attribute
@@ -333,6 +329,41 @@ class Kvm:
         # from a deterministic arena, so whoever sees it has made it again.
         self.mmu_pages: dict[int, KvmMmuPage] = {}
         self.recorder: list[tuple[str, int, dict[str, Any]]] | None = None
+
+    def _initial_slots(
+        self, specs: tuple[SlotSpec, ...], max_level: int
+    ) -> tuple[KvmMemorySlot, ...]:
+        """The slots a VM begins with, bound to their guest_memfd files."""
+        files = 1 + max((spec[2] if len(spec) > 2 else 0 for spec in specs), default=-1)
+        size = max((spec[0] + spec[1] for spec in specs), default=0)
+        self.gmem_files = tuple(
+            GmemFile(self.m, n, self.host.gmem_file(n), size) for n in range(files)
+        )
+        slots = []
+        for number, (base, npages, *rest) in enumerate(specs):
+            gmem = rest[0] if rest else 0
+            flags = KVM_MEM_GUEST_MEMFD if gmem >= 0 else 0
+            arch = self.slot_arch(number, max_level)
+            slot = KvmMemorySlot(number, base, npages, flags, base, base, arch=arch)
+            if gmem >= 0:
+                file = self.gmem_files[gmem]
+                file.bindings.set((*file.bindings.v, (base, base + npages, slot)))
+                arch.gmem_file.init(file)
+            slots.append(slot)
+        return tuple(sorted(slots, key=lambda slot: slot.base_gfn))
+
+    def slot_arch(self, number: int, max_level: int = 1) -> SlotArch:
+        """What the copies of slot ``number`` share."""
+        arch = self._slot_arch.get(number)
+        if arch is None:
+            arch = self._slot_arch[number] = SlotArch(self.m, f"slot{number}", max_level)
+        return arch
+
+    @property
+    def slots(self) -> tuple[KvmMemorySlot, ...]:
+        """The active set, read in the current event: under slots_lock, or to judge."""
+        slots: tuple[KvmMemorySlot, ...] = self.memslots.peek()
+        return slots
 
     def add_vcpu(self) -> Vcpu:
         """KVM_CREATE_VCPU."""

@@ -26,7 +26,7 @@ from septum.kvm.ret_pf import (
     RET_PF_RETRY,
     RET_PF_SPURIOUS,
 )
-from septum.kvm.structs import KVM_MEMSLOT_INVALID, KVM_REQ_VM_DEAD
+from septum.kvm.structs import KVM_REQ_VM_DEAD
 from septum.kvm.vcpu import EXIT_FASTPATH_EXIT_HANDLED, EXIT_FASTPATH_NONE
 from septum.kvm.x86 import KVM_BUG_ON
 from septum.machine.geometry import PAGE_SHIFT
@@ -146,12 +146,11 @@ def tdx_ept_violation_loop(vcpu: Vcpu, gpa: int, exit_qual: int, local_retry: bo
             return -EIO
         requests_at = m.seq
         slot = fn.kvm_vcpu_gfn_to_memslot(vcpu, gpa >> PAGE_SHIFT)
-        if slot is not None:
-            if m.current.blame:
-                m.blame(slot.flags)
-            if (slot.flags.v or 0) & KVM_MEMSLOT_INVALID:
-                m.reach("the slot's deletion ended a local retry")
-                return ret
+        if m.current.blame:  # a swap since the fault's own lookup makes a retry worth it
+            m.current.blame.setdefault(vcpu.kvm.memslots, m.seq)
+        if slot is not None and slot.invalid:
+            m.reach("the slot's deletion ended a local retry")
+            return ret
         m.reach("an EPT violation was retried locally")
         retry_fault(vcpu, "tdx_handle_ept_violation", requests_at)
     if ret == RET_PF_SPURIOUS:

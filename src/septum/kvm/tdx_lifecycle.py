@@ -143,20 +143,6 @@ def tdx_vcpu_init_mem_region(vcpu: Vcpu, gfn: int, nr_pages: int, measure: bool)
     return ret
 
 
-def kvm_gmem_populate(vcpu: Vcpu, gfn: int, measure: bool) -> int:
-    """One page: source and target, then the vendor's callback."""
-    kvm = vcpu.kvm
-    src = kvm.host.hva.get_pfn(gfn)
-    kvm.invalidate_lock.lock()
-    pfn = kvm.host.gmem.get_pfn(gfn)
-    if kvm.fn.kvm_mem_is_private(kvm, gfn):
-        ret = int(kvm.fn.tdx_gmem_post_populate(vcpu, gfn, pfn, src, measure))
-    else:
-        ret = -EINVAL
-    kvm.invalidate_lock.unlock()
-    return ret
-
-
 def tdx_gmem_post_populate(vcpu: Vcpu, gfn: int, pfn: int, src: int, measure: bool) -> int:
     """Map through the ordinary walk; the hook finds the source in page_add_src."""
     kvm = vcpu.kvm
@@ -305,10 +291,10 @@ def kvm_vm_release(kvm: Kvm) -> None:
     """userspace closes everything: guest_memfd first (its file pins the VM), whose pages
     then go back to the host, and the VM last."""
     fn = kvm.fn
-    fn.kvm_gmem_release(kvm)
-    for slot in kvm.slots:
-        for gfn in range(slot.base_gfn, slot.base_gfn + slot.npages):
-            kvm.host.gmem.truncate(gfn)
+    for file in kvm.gmem_files:
+        fn.kvm_gmem_release(kvm, file)
+        for index in range(file.size):
+            file.cache.truncate(index)
     fn.kvm_destroy_vm(kvm)
 
 
@@ -317,7 +303,6 @@ FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     for f in (
         kvm_destroy_vcpus,
         kvm_destroy_vm,
-        kvm_gmem_populate,
         kvm_vm_release,
         smp_func_do_phymem_cache_wb,
         tdx_extend_page,
