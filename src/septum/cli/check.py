@@ -14,12 +14,16 @@ from septum.cli.printing import print_counterexamples
 from septum.cli.running import Outcome, default_directory, go_on, run, save_all, select_rows
 from septum.cli.terminal import painter, width
 from septum.report.documents import check_document, dump
+from septum.report.junit import junit
+from septum.report.ktap import ktap
 from septum.report.verdicts import difference_lines, exit_code, summary_line, verdict_table
 from septum.scenarios import expect
 from septum.scenarios.counterexample import load
 from septum.scenarios.near import search_near
 
 __all__ = ["command"]
+
+_TEST_REPORTS = {"ktap": ktap, "junit": junit}
 
 
 @click.command("check")
@@ -40,7 +44,7 @@ __all__ = ["command"]
     help="Print each counterexample's interleaving (default: unless --expect is given).",
 )
 @click.option("--wide", is_flag=True, help="Every count, not bound to 78 columns.")
-@format_option
+@format_option("ktap", "junit")
 @search_options
 @click.pass_context
 def command(
@@ -101,6 +105,8 @@ def command(
             ),
             nl=False,
         )
+    elif form in _TEST_REPORTS:
+        click.echo(_TEST_REPORTS[form](results, files), nl=False)
     else:
         if tables or (tables is None and expected is None):
             print_counterexamples(results, files)

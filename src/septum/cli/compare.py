@@ -23,7 +23,7 @@ __all__ = ["command"]
 @click.argument("designs", metavar="DESIGN|FILE...", nargs=-1, required=True)
 @click.option("--scenario", "-s", "scenarios", multiple=True, metavar="NAME", help="A scenario.")
 @click.option("--wide", is_flag=True, help="Use the terminal's width.")
-@format_option
+@format_option()
 @search_options
 @click.pass_context
 def command(

@@ -55,16 +55,24 @@ DURATION = _Duration()
 PARAM = _Param()
 
 
-def format_option(function: F) -> F:
-    """``--format text|json``."""
+def format_option(*others: str) -> Callable[[F], F]:
+    """``--format text|json`` and what else the command can write."""
     return click.option(
         "--format",
         "form",
-        type=click.Choice(["text", "json"]),
+        type=click.Choice(["text", "json", *others]),
         default="text",
         show_default=True,
-        help="Text for people, or one JSON object (docs/schemas).",
-    )(function)
+        help="Text for people, one JSON object (docs/schemas)"
+        + "".join(f", {_FORMATS[name]}" for name in others)
+        + ".",
+    )
+
+
+_FORMATS = {
+    "ktap": "KTAP for kernel test robots",
+    "junit": "JUnit XML",
+}
 
 
 def search_options(function: F) -> F:

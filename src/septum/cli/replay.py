@@ -21,7 +21,7 @@ __all__ = ["command"]
     type=click.Choice(list(KERNELS)),
     help="Event formats, if the file misleads.",
 )
-@format_option
+@format_option()
 @click.pass_context
 def command(ctx: click.Context, /, files: tuple[str, ...], kernel: str | None, form: str) -> None:
     """Fold the events of ftrace recordings onto page tables and judge them.

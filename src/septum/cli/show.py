@@ -10,6 +10,7 @@ import click
 from septum.cli.options import INPUT
 from septum.cli.printing import mail_text, replay_with_states
 from septum.cli.terminal import width
+from septum.report.chrome_trace import chrome_trace
 from septum.report.counterexample import reproduced
 from septum.scenarios.counterexample import Diverged, load
 
@@ -21,8 +22,18 @@ __all__ = ["command"]
 @click.option("--all", "everything", is_flag=True, help="Show every step, and tracepoints.")
 @click.option("--states", is_flag=True, help="Show what each step changed in the tables.")
 @click.option("--wide", is_flag=True, help="Use the terminal's width; name source lines.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "chrome-trace"]),
+    default="text",
+    show_default=True,
+    help="Text for people, or a trace for Perfetto and chrome://tracing.",
+)
 @click.pass_context
-def command(ctx: click.Context, /, file: Path, everything: bool, states: bool, wide: bool) -> None:
+def command(
+    ctx: click.Context, /, file: Path, everything: bool, states: bool, wide: bool, form: str
+) -> None:
     """Run the counterexample in FILE again and print it.
 
     Exit status 0 if it still breaks its rule, 3 if the program no longer follows it.
@@ -33,6 +44,10 @@ def command(ctx: click.Context, /, file: Path, everything: bool, states: bool, w
     except Diverged as error:
         click.echo(f"septum: {file}: stale: {error}", err=True)
         ctx.exit(3)
+    if form == "chrome-trace":
+        title = f"{ce.design} in {ce.scenario}: {ce.finding.rule}"
+        click.echo(chrome_trace(again, title=title), nl=False)
+        ctx.exit(0 if reproduced(ce, again) else 3)
     text = mail_text(
         ce,
         again,

@@ -128,7 +128,7 @@ def shell(script: Path | None, empty: bool, profile: str) -> None:
     show_default=True,
     help="How many disagreements of a file to print in full.",
 )
-@format_option
+@format_option()
 @click.pass_context
 def conform(
     ctx: click.Context, /, files: tuple[Path, ...], brief: bool, show: int, form: str

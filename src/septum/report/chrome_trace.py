@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""An interleaving in the Chrome trace event format, which Perfetto and chrome://tracing
+read: a track per task with its call stack, a track per lock with its holders.
+
+Time has no meaning in an interleaving: step n is drawn at n * `STEP_US` microseconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from septum.machine import Event
+from septum.machine.dependency import (
+    EXCL,
+    EXCL_REL,
+    SHARED,
+    SHARED_REL,
+    TRY_EXCL,
+    TRY_SHARED,
+)
+from septum.report.interleaving import describe
+from septum.scenarios.result import Replay
+
+__all__ = ["STEP_US", "chrome_trace"]
+
+STEP_US: Final = 10
+
+_TASKS: Final = 1  # process ids: the two groups of tracks
+_LOCKS: Final = 2
+_TAKEN: Final = {SHARED: "shared", TRY_SHARED: "shared", EXCL: "exclusive", TRY_EXCL: "exclusive"}
+_RELEASED: Final = (SHARED_REL, EXCL_REL)
+
+Json = dict[str, Any]
+
+
+def chrome_trace(replay: Replay, *, title: str = "septum") -> str:
+    """The whole document, JSON object format."""
+    events = [
+        _name("process_name", _TASKS, 0, title),
+        _name("process_name", _LOCKS, 0, "locks"),
+        *(_name("thread_name", _TASKS, t, name) for t, name in enumerate(replay.task_names)),
+        *_calls(replay),
+        *_steps(replay),
+        *_holders(replay),
+        *_pair(replay),
+        *_findings(replay),
+    ]
+    return json.dumps({"traceEvents": events, "displayTimeUnit": "ns"}, indent=1) + "\n"
+
+
+def _name(kind: str, pid: int, tid: int, name: str) -> Json:
+    return {"ph": "M", "name": kind, "pid": pid, "tid": tid, "args": {"name": name}}
+
+
+def _calls(replay: Replay) -> Iterator[Json]:
+    """A slice per call, from its first step to its last one."""
+    for task in range(len(replay.task_names)):
+        mine = [(at, e) for at, e in enumerate(replay.events) if e.task == task]
+        open_: list[tuple[str, int]] = []
+        last = 0
+        for at, event in [*mine, (-1, None)]:
+            stack: Sequence[str] = event.stack if event is not None else ()
+            common = 0
+            while common < min(len(stack), len(open_)) and stack[common] == open_[common][0]:
+                common += 1
+            for name, begun in reversed(open_[common:]):
+                yield _slice(task, name, begun, last + 1)
+            open_ = [*open_[:common], *((name, at) for name in stack[common:])]
+            last = at
+
+
+def _slice(task: int, name: str, begun: int, end: int) -> Json:
+    return {
+        "ph": "X",
+        "name": name,
+        "cat": "call",
+        "pid": _TASKS,
+        "tid": task,
+        "ts": begun * STEP_US,
+        "dur": (end - begun) * STEP_US,
+    }
+
+
+def _steps(replay: Replay) -> Iterator[Json]:
+    """A slice per step, inside that of the function that made it."""
+    for at, event in enumerate(replay.events):
+        args: Json = {"step": at, "told": list(replay.traces.get(at, ()))}
+        if event.where is not None:
+            function, path, line = event.where
+            args["source"] = f"{function} {'/'.join(path.split('/')[-2:])}:{line}"
+        yield {
+            "ph": "X",
+            "name": describe(event, replay.traces.get(at, ())),
+            "cat": "step",
+            "pid": _TASKS,
+            "tid": event.task,
+            "ts": at * STEP_US + 1,
+            "dur": STEP_US - 2,
+            "args": args,
+        }
+
+
+def _holders(replay: Replay) -> Iterator[Json]:
+    """An asynchronous slice per holder of a lock: shared holders overlap."""
+    held: dict[tuple[str, int], int] = {}
+    n = 0
+    for at, event in enumerate(replay.events):
+        for lock, kind in event.acc:
+            key = (lock, event.task)
+            if kind in _TAKEN and key not in held:
+                n += 1
+                held[key] = n
+                args = {"holder": replay.task_names[event.task], "mode": _TAKEN[kind]}
+                yield _async("b", lock, n, at * STEP_US + 1, args)
+            elif kind in _RELEASED and key in held:
+                yield _async("e", lock, held.pop(key), (at + 1) * STEP_US - 1, {})
+    for (lock, _), id_ in held.items():
+        yield _async("e", lock, id_, len(replay.events) * STEP_US, {})
+
+
+def _async(phase: str, lock: str, id_: int, ts: int, args: Json) -> Json:
+    return {
+        "ph": phase,
+        "name": lock,
+        "cat": "lock",
+        "id": id_,
+        "pid": _LOCKS,
+        "tid": 0,
+        "ts": ts,
+        "args": args,
+    }
+
+
+def _pair(replay: Replay) -> Iterator[Json]:
+    """An arrow from the first step of the racing pair to the second."""
+    if replay.pair is None:
+        return
+    for phase, at in zip(("s", "f"), replay.pair, strict=True):
+        event: Event = replay.events[at]
+        arrow: Json = {
+            "ph": phase,
+            "name": "racing pair",
+            "cat": "race",
+            "id": 0,
+            "pid": _TASKS,
+            "tid": event.task,
+            "ts": at * STEP_US + 2,
+        }
+        yield arrow | ({"bp": "e"} if phase == "f" else {})
+
+
+def _findings(replay: Replay) -> Iterator[Json]:
+    for finding in replay.findings:
+        at = len(replay.events) if finding.task < 0 else finding.step
+        yield {
+            "ph": "i",
+            "s": "g",
+            "name": f"{finding.rule}: {finding.message}",
+            "cat": "finding",
+            "pid": _TASKS,
+            "tid": max(finding.task, 0),
+            "ts": at * STEP_US + STEP_US // 2,
+        }

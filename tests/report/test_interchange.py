@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""KTAP, JUnit XML and the Chrome trace of an interleaving, read back by others."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+import report_samples
+from junitparser import Error, Failure, JUnitXml, Skipped
+from report_golden import check_golden
+
+from septum.report.chrome_trace import STEP_US, chrome_trace
+from septum.report.junit import junit
+from septum.report.ktap import ktap
+
+ROWS = report_samples.results()
+FILES = {("v7.3+reread-sptep", "two-faults"): "out/ce.json"}
+
+
+def test_ktap_text() -> None:
+    check_golden("ktap", ktap(ROWS, FILES))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda r: r.verdict)
+def test_ktap_takes_nothing_but_holds_for_a_pass(row: report_samples.CheckResult) -> None:
+    result = re.findall(r"^  (ok|not ok) 1 (.*)$", ktap([row]), re.M)
+    passed = row.verdict in ("holds", "n/a")
+    assert [status for status, _ in result] == ["ok" if passed else "not ok"]
+    assert ("# SKIP" in result[0][1]) == (row.verdict == "n/a")
+
+
+def test_ktap_plans_count_their_tests() -> None:
+    lines = ktap(ROWS).splitlines()
+    for indent in ("", "  "):
+        planned = [int(n) for n in re.findall(rf"^{indent}1\.\.(\d+)$", "\n".join(lines), re.M)]
+        results = [li for li in lines if re.match(rf"{indent}(not )?ok \d", li)]
+        assert sum(planned) == len(results) > 0
+
+
+def test_a_name_cannot_begin_a_directive() -> None:
+    hostile = replace(ROWS[0], design="v7.3 # SKIP\nok 9 everything")
+    results = [li for li in ktap([hostile]).splitlines() if "ok" in li.split()[:2]]
+    assert len(results) == 2 and not any("# SKIP" in line for line in results)
+
+
+def test_junit_as_junitparser_reads_it() -> None:
+    suites = JUnitXml.fromstring(junit(ROWS, FILES).encode())
+    assert (suites.tests, suites.failures, suites.errors, suites.skipped) == (7, 1, 4, 1)
+    kinds = {(s.name, c.name): [type(r) for r in c.result] for s in suites for c in s}
+    assert kinds["two-faults", "v7.3"] == []
+    assert kinds["two-faults", "v7.3+reread-sptep"] == [Failure]
+    assert kinds["split", "v7.3"] == [Skipped]
+    assert kinds["zap", "v7.3+reread-sptep"] == [Error]
+    (failure,) = next(c for s in suites for c in s if c.is_failure).result
+    assert failure.type == "I1" and "septum show out/ce.json" in failure.text
+
+
+def test_junit_survives_what_xml_cannot_hold() -> None:
+    suites = JUnitXml.fromstring(junit([replace(ROWS[6], note="cut\x00 <at> \ud800")]).encode())
+    assert "<at>" in next(c for s in suites for c in s).result[0].message
+
+
+def test_chrome_trace_has_a_track_per_task_and_lock() -> None:
+    replay = report_samples.replayed()
+    events = json.loads(chrome_trace(replay))["traceEvents"]
+    names = [e["args"]["name"] for e in events if e["name"] == "thread_name"]
+    assert names == replay.task_names
+    steps = [e for e in events if e.get("cat") == "step"]
+    assert [(e["tid"], e["ts"] // STEP_US) for e in steps] == [
+        (event.task, at) for at, event in enumerate(replay.events)
+    ]
+    begun = [e for e in events if e["ph"] == "b"]
+    ended = {e["id"]: e["ts"] for e in events if e["ph"] == "e"}
+    assert [(e["name"], e["args"]["holder"]) for e in begun] == [
+        ("mmu_lock", "vcpu0"),
+        ("mmu_lock", "vcpu1"),
+    ]
+    assert all(ended[e["id"]] > e["ts"] for e in begun)
+    arrow = [(e["ph"], e["ts"] // STEP_US) for e in events if e.get("cat") == "race"]
+    assert arrow == [("s", replay.pair[0]), ("f", replay.pair[1])] if replay.pair else not arrow
+
+
+def test_chrome_trace_slices_of_a_task_nest() -> None:
+    events = json.loads(chrome_trace(report_samples.replayed()))["traceEvents"]
+    for task in (0, 1):
+        slices = [e for e in events if e["ph"] == "X" and e["tid"] == task]
+        spans = sorted((e["ts"], -e["ts"] - e["dur"]) for e in slices)
+        open_: list[int] = []
+        for begin, minus_end in spans:
+            while open_ and open_[-1] <= begin:
+                open_.pop()
+            assert not open_ or -minus_end <= open_[-1], "slices overlap without nesting"
+            open_.append(-minus_end)
