@@ -109,7 +109,7 @@ def test_a_whole_life(design: str) -> None:
     td.do("punch_hole", 0, 2)
     assert td.do("fault", 0, 0) == RET_PF_FIXED
     assert td.rules == []
-    fn.kvm_vm_release(td.kvm)
+    OPERATIONS["destroy_vm"](td.kvm)
     td.kvm.rcu.barrier()
     assert td.rules == []
     assert td.external_pages == []

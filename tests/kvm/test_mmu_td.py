@@ -40,7 +40,7 @@ def test_fault_punch_fault_teardown(geometry: Geometry) -> None:
     assert leafs(kvm) == [1, 0, 0]
     assert OPERATIONS["fault"](kvm, 0, 5) == RET_PF_FIXED
     assert kvm.host.gmem.peek(5) == 0x200005
-    kvm.fn.kvm_vm_release(kvm)
+    OPERATIONS["destroy_vm"](kvm)
     assert leafs(kvm) == [0, 0, 0]
     assert kvm.tdp_mmu_pages.v == 0
     assert rules(kvm) == []

@@ -10,6 +10,7 @@ import pytest
 from glue_rig import ADD, AUG, BLOCK, RECLAIM, REMOVE, SEPT_ADD, TRACK, WBINVD, TdxRig
 
 from septum.kvm.guest import accept, touch
+from septum.kvm.operations import OPERATIONS
 from septum.kvm.seamcall import Injected
 from septum.kvm.structs import TD_STATE_INITIALIZED, TD_STATE_RUNNABLE
 from septum.machine.geometry import Geometry
@@ -132,7 +133,7 @@ def used(nr_vcpus: int = 1) -> TdxRig:
 
 def test_whole_life() -> None:
     rig = used(2)
-    rig.fn.kvm_vm_release(rig.kvm)
+    OPERATIONS["destroy_vm"](rig.kvm)
     calls = rig.take()
     assert calls[:4] == [BLOCK, TRACK, REMOVE, WBINVD]
     assert calls[4:9] == [FLUSH, *RELEASE]
@@ -205,7 +206,7 @@ def test_cache_write_back_once_per_package() -> None:
 def test_leaked_hkid_leaks_every_page() -> None:
     rig = used()
     rig.script[FLUSHDONE] = [TDX_FLUSHVP_NOT_DONE]
-    rig.fn.kvm_vm_release(rig.kvm)
+    OPERATIONS["destroy_vm"](rig.kvm)
     assert RECLAIM not in rig.take()
     assert "BUG:tdx_sept_free_private_spt" in rig.rules
     assert rig.kvm.host.owner(rig.kvm.tdx.tdr) == "tdr"

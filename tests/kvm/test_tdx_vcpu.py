@@ -202,15 +202,15 @@ def test_private_translations_live_until_the_epoch_changes() -> None:
     rig = TdxRig()
     rig.run(accept(0), touch(0), accept(1), touch(1))
     pfns = {gfn: rig.kvm.host.gmem.peek(gfn) for gfn in (0, 1)}
-    assert rig.vcpu.guest.tlb.v == {(0, pfns[0]), (1, pfns[1])}
+    assert rig.kvm.cpu(0).tlb.v == {(0, pfns[0]), (1, pfns[1])}
     rig.take()
     rig.zap(0, 1)
     assert rig.take() == [BLOCK, TRACK, REMOVE, WBINVD]
     # Flushed by the next VP.ENTER, not by KVM.
-    assert (0, pfns[0]) in rig.vcpu.guest.tlb.v
+    assert (0, pfns[0]) in rig.kvm.cpu(0).tlb.v
     rig.vcpu.requests.write(KVM_REQ_TLB_FLUSH)
     rig.run(touch(1))
-    assert rig.vcpu.guest.tlb.v == {(1, pfns[1])}
+    assert rig.kvm.cpu(0).tlb.v == {(1, pfns[1])}
 
 
 def test_tlb_flush_request_drops_shared_translations_only() -> None:
@@ -219,8 +219,8 @@ def test_tlb_flush_request_drops_shared_translations_only() -> None:
     rig.run(accept(1), touch(1))
     rig.fn.kvm_vm_set_mem_attributes(rig.kvm, 0, 1, 0)
     rig.run(touch(shared))
-    assert {gfn for gfn, _ in rig.vcpu.guest.tlb.v} == {1, shared}
+    assert {gfn for gfn, _ in rig.kvm.cpu(0).tlb.v} == {1, shared}
     rig.fn.kvm_flush_remote_tlbs(rig.kvm)
     rig.run()
-    assert {gfn for gfn, _ in rig.vcpu.guest.tlb.v} == {1}
+    assert {gfn for gfn, _ in rig.kvm.cpu(0).tlb.v} == {1}
     assert rig.vcpu.requests.v == 0

@@ -148,7 +148,7 @@ MUTANTS: Final = (
         "a hole unmaps the direct root instead of the mirror",
         "refault-punch",
         "I12",
-        (change("kvm_gmem_invalidate_start", "KVM_FILTER_PRIVATE", "KVM_FILTER_SHARED"),),
+        (change("kvm_gmem_get_invalidate_filter", "KVM_FILTER_PRIVATE", "KVM_FILTER_SHARED"),),
     ),
     Mutant(
         "punch-under-read-lock",

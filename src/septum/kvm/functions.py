@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from septum.kvm import (
+    cpus,
     gmem,
     mem_attributes,
     memslots,
@@ -43,4 +44,5 @@ FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     **tdx.FUNCTIONS,
     **tdx_lifecycle.FUNCTIONS,
     **vcpu.FUNCTIONS,
+    **cpus.FUNCTIONS,
 }

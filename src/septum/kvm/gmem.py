@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from septum.kvm.bug import WARN_ON
 from septum.kvm.memslots import gfn_to_memslot
-from septum.kvm.roots import KVM_FILTER_PRIVATE
+from septum.kvm.roots import KVM_FILTER_PRIVATE, KVM_FILTER_SHARED
 from septum.kvm.slot_structs import GmemFile
 from septum.kvm.structs import Kvm, KvmMemorySlot, Vcpu
 from septum.kvm.zap import KvmGfnRange
@@ -28,17 +28,24 @@ __all__ = ["FUNCTIONS"]
 # --- invalidation -------------------------------------------------------------------------
 
 
+def kvm_gmem_get_invalidate_filter(kvm: Kvm, file: GmemFile) -> int:
+    """The side that the file's pages are mapped on: shared iff its memory begins shared,
+    which a VM with private memory does not support."""
+    return KVM_FILTER_SHARED if file.init_shared else KVM_FILTER_PRIVATE
+
+
 def kvm_gmem_invalidate_start(kvm: Kvm, file: GmemFile, start: int, end: int) -> None:
     """mmu_lock is taken when the first binding is found; the slots of bindings exist as
     long as they are bound."""
     flush = found_memslot = False
+    attr_filter = kvm.fn.kvm_gmem_get_invalidate_filter(kvm, file)
     for first, last, slot in file.bound(start, end):
         if not found_memslot:
             found_memslot = True
             kvm.mmu_lock.write_lock()
             kvm.fn.kvm_mmu_invalidate_start(kvm)
         offset = slot.base_gfn - slot.pgoff
-        range_ = KvmGfnRange(slot, first + offset, last + offset, KVM_FILTER_PRIVATE)
+        range_ = KvmGfnRange(slot, first + offset, last + offset, attr_filter)
         flush |= kvm.fn.kvm_mmu_unmap_gfn_range(kvm, range_)
     if flush:
         kvm.fn.kvm_flush_remote_tlbs(kvm)
@@ -70,7 +77,8 @@ def truncate_inode_pages_range(kvm: Kvm, file: GmemFile, start: int, end: int) -
 
 
 def kvm_gmem_release(kvm: Kvm, file: GmemFile) -> None:
-    """The last reference to the file is gone: unmap all of it, without truncation."""
+    """The last reference to the file is gone: unmap all of it, without truncation; the
+    pages go with the inode."""
     kvm.slots_lock.lock()
     file.invalidate_lock.lock()
     for _, _, slot in file.bound(0, file.size):
@@ -80,6 +88,7 @@ def kvm_gmem_release(kvm: Kvm, file: GmemFile) -> None:
     file.invalidate_lock.unlock()
     kvm.slots_lock.unlock()
     file.bindings.poke(())
+    kvm.fn.kvm_put_kvm(kvm, file.user)
 
 
 # --- bindings -----------------------------------------------------------------------------
@@ -153,6 +162,7 @@ FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     f.__name__: f
     for f in (
         kvm_gmem_commit_memory_region,
+        kvm_gmem_get_invalidate_filter,
         kvm_gmem_get_pfn,
         kvm_gmem_invalidate_end,
         kvm_gmem_invalidate_start,

@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What runs inside a TD's vCPU: a list of guest operations, and its translations.
 
-A program is a tuple of `GuestOp`; `accept`, `read`, `write` and `touch` make them.  After
-the last one the vCPU halts: it leaves the guest for good.  An operation that ends in a
-TD exit is executed again when the vCPU comes back, like an instruction that faulted.
+A program is a tuple of `GuestOp`; `accept`, `read`, `write`, `touch` and `map_gpa` make
+them.  After the last one the vCPU halts: it leaves the guest for good.  An operation that
+ends in a TD exit is executed again when the vCPU comes back, like an instruction that
+faulted; `map_gpa`, a call to the host, is done when the host has answered.
 
 Between VP.ENTER and the TD exit the guest's events go to the TDX Module
 (``tdcall``, ``guest_access``, ``guest_interrupt``); shared GPAs are walked here, in the
 direct root, by the CPU.  An IPI makes the CPU leave the guest: before each operation one
 point looks for it, so an operation may still follow an IPI that has just been sent.
 
-``vcpu.guest.tlb`` is the set of translations used since the last flush, ``(GFN with the
-shared bit, PFN)``.  Accesses always walk: a CPU may have dropped any translation, and
-what it may still have is for the monitors to judge.
+``kvm.cpu(n).tlb`` is the set of translations used on a CPU since the last flush, ``(GFN
+with the shared bit, PFN)``.  They belong to the CPU: they stay there when the vCPU moves.
+The TDX Module's INVEPT (VP.ENTER in a new epoch or of another vCPU than the last, VP.FLUSH)
+drops all of the TD's; KVM's (KVM_REQ_TLB_FLUSH, a new root) is only relied on for shared
+ones (facts 5.3).  Accesses always walk: a CPU may have dropped any translation, and what it
+may still have is for the monitors to judge (I7).
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from septum.kvm.spte import (
     spte_to_child_sp,
     spte_to_pfn,
 )
-from septum.machine import Cell, Machine
+from septum.machine import Cell, Machine, Word
 from septum.machine.geometry import PAGE_SHIFT
 from septum.tdx.leaves import TDG_MEM_PAGE_ACCEPT, TDG_VP_VEINFO_GET
 from septum.tdx.status import TDX_PAGE_ALREADY_ACCEPTED, is_operand_busy, status_class
@@ -36,14 +40,15 @@ from septum.tdx.status import TDX_PAGE_ALREADY_ACCEPTED, is_operand_busy, status
 if TYPE_CHECKING:
     from septum.kvm.structs import Vcpu
 
-__all__ = ["Guest", "GuestOp", "accept", "flush_private", "flush_shared", "read", "run_guest"]
-__all__ += ["touch", "write"]
+__all__ = ["Cpu", "Guest", "GuestOp", "accept", "flush_all", "flush_shared", "map_gpa"]
+__all__ += ["read", "run_guest", "touch", "write"]
 
 VECTOR_VE: Final = 20
 
 
 class GuestOp(NamedTuple):
-    """``op`` is ``accept``, ``read`` or ``write``; ``gfn`` carries the shared bit."""
+    """``op`` is ``accept``, ``read``, ``write`` or ``map_gpa``; ``gfn`` carries the shared
+    bit."""
 
     op: str
     gfn: int
@@ -63,7 +68,20 @@ def write(gfn: int) -> GuestOp:
     return GuestOp("write", gfn)
 
 
+def map_gpa(gfn: int) -> GuestOp:
+    """TDG.VP.VMCALL<MapGPA> of one page: to shared iff ``gfn`` carries the shared bit."""
+    return GuestOp("map_gpa", gfn)
+
+
 touch = read
+
+
+class Cpu:
+    """A logical processor: ``tlb`` as above, ``curr`` the vCPU whose thread it runs."""
+
+    def __init__(self, m: Machine, number: int) -> None:
+        self.tlb = Cell(m, f"cpu{number}.tlb", frozenset())
+        self.curr = Word(m, f"cpu{number}.curr", None)
 
 
 class Guest:
@@ -78,7 +96,6 @@ class Guest:
         self.pc = Cell(m, f"{name}.pc", 0)
         self.handler = Cell(m, f"{name}.handler", None)
         self.halted = Cell(m, f"{name}.halted", False)
-        self.tlb = Cell(m, f"{name}.tlb", frozenset())
 
     def load(self, program: tuple[GuestOp, ...]) -> None:
         self.program.set(program)
@@ -104,25 +121,22 @@ class Guest:
 
 
 def _cache(vcpu: Vcpu, gfn: int, pfn: int) -> None:
-    tlb = vcpu.guest.tlb
+    tlb = vcpu.kvm.cpu(vcpu.cpu.v).tlb
     tlb.poke(tlb.v | {(gfn, pfn)})
 
 
-def _flush(vcpu: Vcpu, shared: bool) -> None:
-    """Drop the shared or the private translations."""
-    tlb = vcpu.guest.tlb
-    is_shared = vcpu.kvm.geometry.is_shared
-    tlb.poke(frozenset(entry for entry in tlb.v if is_shared(entry[0]) is not shared))
-
-
-def flush_private(vcpu: Vcpu) -> None:
-    """The module's INVEPT: VP.ENTER in a new epoch, VP.FLUSH."""
-    _flush(vcpu, False)
+def flush_all(vcpu: Vcpu, cpu: int) -> None:
+    """The module's INVEPT on ``cpu``: VP.ENTER in a new epoch, VP.FLUSH."""
+    vcpu.kvm.cpu(cpu).tlb.poke(frozenset())
 
 
 def flush_shared(vcpu: Vcpu) -> None:
-    """KVM's own INVEPT, of the shared EPT."""
-    _flush(vcpu, True)
+    """KVM's own INVEPT, on the vCPU's CPU: the shared EPT."""
+    cpu: int = vcpu.cpu.v
+    tlb = vcpu.kvm.cpu(cpu).tlb
+    is_shared = vcpu.kvm.geometry.is_shared
+    tlb.poke(frozenset(entry for entry in tlb.v if not is_shared(entry[0])))
+    vcpu.m.emit("tlb_flush_shared", cpu)
 
 
 # --- execution --------------------------------------------------------------------------
@@ -144,10 +158,10 @@ def run_guest(vcpu: Vcpu) -> Any:
         op = guest.next_op()
         if op is None:  # it leaves by itself, whether an IPI is pending or not
             guest.halted.set(True)
-            return module.guest_interrupt(vcpu.id)
+            return module.guest_interrupt(vcpu.cpu.v)
         if interrupted(vcpu):
             m.reach("kick interrupted a running vCPU")
-            return module.guest_interrupt(vcpu.id)
+            return module.guest_interrupt(vcpu.cpu.v)
         result = _execute(vcpu, op, m.seq)
         if result is not None:
             return result
@@ -158,6 +172,8 @@ def _execute(vcpu: Vcpu, op: GuestOp, window: int) -> Any:
     the event that found no IPI pending."""
     if op.op == "accept":
         return _accept(vcpu, op, window)
+    if op.op == "map_gpa":
+        return vcpu.kvm.module.guest_vmcall(vcpu.cpu.v)
     if vcpu.kvm.geometry.is_shared(op.gfn):
         return _access_shared(vcpu, op)
     return _access_private(vcpu, op)
@@ -165,7 +181,7 @@ def _execute(vcpu: Vcpu, op: GuestOp, window: int) -> Any:
 
 def _accept(vcpu: Vcpu, op: GuestOp, window: int) -> Any:
     regs = {"rcx": op.gfn << PAGE_SHIFT | op.level - 1}
-    result = vcpu.kvm.module.tdcall(TDG_MEM_PAGE_ACCEPT, regs, vcpu.id)
+    result = vcpu.kvm.module.tdcall(TDG_MEM_PAGE_ACCEPT, regs, vcpu.cpu.v)
     if result.event == "td-exit":
         return result
     if result.event == "retry":
@@ -187,13 +203,13 @@ def _accept(vcpu: Vcpu, op: GuestOp, window: int) -> Any:
 
 def _access_private(vcpu: Vcpu, op: GuestOp) -> Any:
     module = vcpu.kvm.module
-    result = module.guest_access(vcpu.id, op.gfn << PAGE_SHIFT, write=op.op == "write")
+    result = module.guest_access(vcpu.cpu.v, op.gfn << PAGE_SHIFT, write=op.op == "write")
     if result.event == "td-exit":
         return result
     if result.event == "inject":
         # #VE for a PENDING page: the guest's handler accepts it, then tries again.
         if result.vector == VECTOR_VE:
-            module.tdcall(TDG_VP_VEINFO_GET, {}, vcpu.id)
+            module.tdcall(TDG_VP_VEINFO_GET, {}, vcpu.cpu.v)
         vcpu.guest.handler.set(accept(op.gfn))
         return None
     _accessed(vcpu, op, result.hpa >> PAGE_SHIFT)
@@ -203,7 +219,7 @@ def _access_private(vcpu: Vcpu, op: GuestOp) -> Any:
 def _access_shared(vcpu: Vcpu, op: GuestOp) -> Any:
     pfn = walk_direct(vcpu, op.gfn, op.op == "write")
     if pfn is None:
-        return vcpu.kvm.module.guest_ept_violation(vcpu.id, op.gfn << PAGE_SHIFT)
+        return vcpu.kvm.module.guest_ept_violation(vcpu.cpu.v, op.gfn << PAGE_SHIFT)
     _accessed(vcpu, op, pfn)
     return None
 

@@ -224,6 +224,40 @@ def age(kvm: Kvm, start: int, end: int, private: bool = False) -> bool:
     return young
 
 
+def close_gmem(kvm: Kvm, file: int = 0) -> None:
+    """The last reference to a guest_memfd file goes: release, then the inode's pages."""
+    gmem = kvm.gmem_files[file]
+    if gmem.user in kvm.users.peek():
+        kvm.fn.kvm_gmem_release(kvm, gmem)
+    kvm.fn.truncate_inode_pages_range(kvm, gmem, 0, gmem.size)
+
+
+def close_vm(kvm: Kvm) -> None:
+    """The VM's file is closed; the VM goes if nothing else pins it."""
+    kvm.fn.kvm_put_kvm(kvm, "vm")
+
+
+def close_vcpu(kvm: Kvm, vcpu: int) -> None:
+    """The vCPU's file is closed."""
+    kvm.fn.kvm_put_kvm(kvm, kvm.vcpus[vcpu].name)
+
+
+def teardown(kvm: Kvm) -> None:
+    """userspace's main thread exits: guest_memfd files, then the VM.  The VM itself goes
+    with the last vCPU's file, if a vCPU's thread still has one (`close_vcpu`)."""
+    for file in kvm.gmem_files:
+        close_gmem(kvm, file.number)
+    close_vm(kvm)
+
+
+def destroy_vm(kvm: Kvm) -> None:
+    """Everything that is still open is closed."""
+    for file in kvm.gmem_files:
+        close_gmem(kvm, file.number)
+    for user in sorted(kvm.users.peek()):
+        kvm.fn.kvm_put_kvm(kvm, user)
+
+
 def destroy_mmu(kvm: Kvm) -> None:
     """The MMU's part of kvm_destroy_vm(): vCPUs drop their roots, then every table goes.
     The TD's keys must be gone."""
@@ -236,9 +270,13 @@ OPERATIONS: Final[dict[str, Callable[..., Any]]] = {
     f.__name__: f
     for f in (
         age,
+        close_gmem,
+        close_vcpu,
+        close_vm,
         create_slot,
         delete_slot,
         destroy_mmu,
+        destroy_vm,
         fault,
         load,
         merge,
@@ -248,6 +286,7 @@ OPERATIONS: Final[dict[str, Callable[..., Any]]] = {
         release_gmem,
         set_attributes,
         split,
+        teardown,
         unmap_hva,
         zap_range,
         zap_table,

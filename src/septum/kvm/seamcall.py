@@ -254,19 +254,19 @@ def tdh_vp_init(vcpu: Vcpu) -> Any:
     kvm = vcpu.kvm
     version = max(kvm.module.profile.vp_init_versions)
     regs = {"rcx": vcpu.tdx.tdvpr << PAGE_SHIFT, "rdx": 0, "r8": vcpu.id}
-    return kvm.fn.seamcall(kvm, TDH_VP_INIT | version << 16, regs, vcpu.id)
+    return kvm.fn.seamcall(kvm, TDH_VP_INIT | version << 16, regs, vcpu.cpu.v)
 
 
 def tdh_vp_enter(vcpu: Vcpu) -> Any:
     return vcpu.kvm.fn.seamcall(
-        vcpu.kvm, TDH_VP_ENTER, {"rcx": vcpu.tdx.tdvpr << PAGE_SHIFT}, vcpu.id
+        vcpu.kvm, TDH_VP_ENTER, {"rcx": vcpu.tdx.tdvpr << PAGE_SHIFT}, vcpu.cpu.v
     )
 
 
 def tdh_vp_flush(vcpu: Vcpu) -> Any:
     """By IPI on the vCPU's CPU."""
     return vcpu.kvm.fn.seamcall(
-        vcpu.kvm, TDH_VP_FLUSH, {"rcx": vcpu.tdx.tdvpr << PAGE_SHIFT}, vcpu.id
+        vcpu.kvm, TDH_VP_FLUSH, {"rcx": vcpu.tdx.tdvpr << PAGE_SHIFT}, vcpu.cpu.v
     )
 
 

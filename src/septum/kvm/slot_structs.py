@@ -52,6 +52,8 @@ class GmemFile:
     def __init__(self, m: Machine, number: int, cache: PageCache, size: int) -> None:
         suffix = str(number) if number else ""
         self.number = number
+        self.init_shared = False  # GUEST_MEMFD_FLAG_INIT_SHARED
+        self.user = f"gmem{number}"
         self.cache = cache
         self.size = size
         self.invalidate_lock = Mutex(m, f"invalidate_lock{suffix}", order=15)

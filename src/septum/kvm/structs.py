@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from septum.kvm.guest import Guest
+from septum.kvm.guest import Cpu, Guest
 from septum.kvm.host import Host
 from septum.kvm.slot_structs import (
     KVM_MEM_GUEST_MEMFD,
@@ -312,10 +312,12 @@ class Kvm:
         self.has_mirrored_tdp = vm_type == KVM_X86_TDX_VM
         self.gfn_direct_bits = geometry.shared_gfn if self.has_mirrored_tdp else 0
         self.shadow_mmio_value = 0 if self.has_mirrored_tdp else 0x6
+        # users_count, by whose file reference it is: vm, vcpu<n>, gmem<n>.
+        self.users = Word(m, "users", frozenset())
         self.memslots_generation = Word(m, "memslots_generation", 0)
 
         self.mn_active_invalidate_count = Word(m, "mn_active_invalidate_count", 0)
-        self.gmem_files: tuple[GmemFile, ...] = ()
+        self.gmem_files: tuple[GmemFile, ...]
         self._slot_arch: dict[int, SlotArch] = {}
         # The active set, sorted by GFN: readers hold SRCU or slots_lock.
         self.memslots = Word(m, "memslots", self._initial_slots(slots, max_level))
@@ -323,7 +325,9 @@ class Kvm:
         self._mem_attr_array: dict[int, Word] = {}
         self._initial_attributes = attribute
 
+        self.users.init(frozenset({"vm"}) | {file.user for file in self.gmem_files})
         self.vcpus: tuple[Vcpu, ...] = ()
+        self._cpus: dict[int, Cpu] = {}
         self.tdx = KvmTdx(m)
         # Tables by PFN.  Entries of earlier executions are never reachable: a PFN comes
         # from a deterministic arena, so whoever sees it has made it again.
@@ -369,7 +373,16 @@ class Kvm:
         """KVM_CREATE_VCPU."""
         vcpu = Vcpu(self, len(self.vcpus))
         self.vcpus = (*self.vcpus, vcpu)
+        self.cpu(vcpu.id).curr.set(vcpu.id)
+        self.users.set(self.users.v | {vcpu.name})
         return vcpu
+
+    def cpu(self, number: int) -> Cpu:
+        """The logical processor; the first ones run the vCPU of the same number."""
+        cpu = self._cpus.get(number)
+        if cpu is None:
+            cpu = self._cpus[number] = Cpu(self.m, number)
+        return cpu
 
     def mem_attr(self, gfn: int) -> Word:
         """The entry of ``mem_attr_array``: written under slots_lock, read without."""
@@ -408,6 +421,10 @@ class Vcpu:
         self.requests = Word(m, f"{name}.requests", 0)
         self.ipi = Word(m, f"{name}.ipi", 0)
         self.cpu = Word(m, f"{name}.cpu", vcpu_id)
+        # Where the scheduler has its thread; ``cpu`` follows in kvm_arch_vcpu_load().
+        self.thread_cpu = Cell(m, f"{name}.thread_cpu", vcpu_id)
+        # What the guest asked userspace for: MapGPA's GFN, None if nothing.
+        self.hypercall = Cell(m, f"{name}.hypercall", None)
         self.signal_pending = Cell(m, f"{name}.signal_pending", False)
         self.root_hpa = Cell(m, f"{name}.root_hpa", INVALID_PAGE)
         self.mirror_root_hpa = Cell(m, f"{name}.mirror_root_hpa", INVALID_PAGE)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from errno import EIO
 from typing import TYPE_CHECKING, Any, Final
 
-from septum.kvm.guest import flush_private, run_guest
+from septum.kvm.guest import flush_all, run_guest
 from septum.kvm.mmu import retry_fault
 from septum.kvm.ret_pf import (
     PFERR_FETCH_MASK,
@@ -39,6 +39,7 @@ __all__ = ["EXIT_REASON_EPT_VIOLATION", "EXIT_REASON_EXTERNAL_INTERRUPT", "FUNCT
 
 EXIT_REASON_EXTERNAL_INTERRUPT: Final = 1
 EXIT_REASON_EPT_VIOLATION: Final = 48
+EXIT_REASON_TDCALL: Final = 77
 
 EPT_VIOLATION_ACC_WRITE: Final = 1 << 1
 EPT_VIOLATION_ACC_INSTR: Final = 1 << 2
@@ -74,7 +75,7 @@ def tdx_vcpu_enter_exit(vcpu: Vcpu) -> Any:
     """VP.ENTER up to the TD exit; its output registers."""
     result = vcpu.kvm.fn.tdh_vp_enter(vcpu)
     if result.flush:
-        flush_private(vcpu)
+        flush_all(vcpu, vcpu.cpu.v)
     if result.event == "td-entry":
         result = run_guest(vcpu)
     tdx = vcpu.tdx
@@ -97,8 +98,26 @@ def tdx_handle_exit(vcpu: Vcpu, exit_fastpath: int) -> int:
         return 0
     if vp_enter_ret & 0xFFFFFFFF == EXIT_REASON_EPT_VIOLATION:
         return int(vcpu.kvm.fn.tdx_handle_ept_violation(vcpu))
+    if vp_enter_ret & 0xFFFFFFFF == EXIT_REASON_TDCALL:
+        return int(vcpu.kvm.fn.tdx_map_gpa(vcpu))
     vcpu.m.current.blame = {}
     return 0 if vcpu.guest.halted.v else 1
+
+
+def tdx_map_gpa(vcpu: Vcpu) -> int:
+    """TDG.VP.VMCALL<MapGPA>: userspace converts the page (KVM_EXIT_HYPERCALL).  One page,
+    so one piece (facts 5.5)."""
+    op = vcpu.guest.next_op()
+    assert op is not None
+    vcpu.hypercall.set(op.gfn)
+    vcpu.m.current.blame = {}
+    return 0
+
+
+def tdx_complete_vmcall_map_gpa(vcpu: Vcpu) -> None:
+    """The next KVM_RUN: the guest finds that the call has succeeded."""
+    vcpu.hypercall.set(None)
+    vcpu.guest.completed()
 
 
 # --- EPT violations ---------------------------------------------------------------------
@@ -177,9 +196,11 @@ FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     f.__name__: f
     for f in (
         __vmx_handle_ept_violation,
+        tdx_complete_vmcall_map_gpa,
         tdx_ept_violation_loop,
         tdx_handle_ept_violation,
         tdx_handle_exit,
+        tdx_map_gpa,
         tdx_vcpu_enter_exit,
         tdx_vcpu_run,
     )

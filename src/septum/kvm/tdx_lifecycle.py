@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from errno import EBUSY, EINTR, EINVAL, EIO
 from typing import TYPE_CHECKING, Any, Final
 
-from septum.kvm.guest import flush_private
+from septum.kvm.bug import WARN_ON
 from septum.kvm.seamcall import TDX_BUG_ON
 from septum.kvm.structs import (
     TD_STATE_INITIALIZED,
@@ -33,7 +33,6 @@ from septum.tdx.status import (
     TDX_FLUSHVP_NOT_DONE,
     TDX_INTERRUPTED_RESUMABLE,
     TDX_NO_HKID_READY_TO_WBCACHE,
-    TDX_VCPU_NOT_ASSOCIATED,
 )
 
 if TYPE_CHECKING:
@@ -190,15 +189,6 @@ def tdx_td_finalize(kvm: Kvm) -> int:
 # --- giving the hkid back -----------------------------------------------------------------
 
 
-def tdx_flush_vp_on_cpu(vcpu: Vcpu) -> None:
-    """End the vCPU's association with its CPU; one that never ran has none."""
-    result = vcpu.kvm.fn.tdh_vp_flush(vcpu)
-    if result.flush:
-        flush_private(vcpu)
-    if result.rax != TDX_VCPU_NOT_ASSOCIATED:
-        TDX_BUG_ON(result, "TDH_VP_FLUSH", vcpu.kvm, "tdx_flush_vp_on_cpu")
-
-
 def smp_func_do_phymem_cache_wb(kvm: Kvm, lp: int) -> None:
     """Write back one package's caches, resuming after interrupts."""
     result: Any = None
@@ -244,7 +234,13 @@ def tdx_reclaim_control_page(kvm: Kvm, pfn: int) -> None:
 
 
 def tdx_vcpu_free(vcpu: Vcpu) -> None:
+    """Of a vCPU that is still associated (its hkid was leaked) nothing is freed."""
     kvm = vcpu.kvm
+    if vcpu.cpu.read() != -1:
+        initialized = vcpu.tdx.state.peek() == VCPU_TD_STATE_INITIALIZED
+        KVM_BUG_ON(initialized, kvm, "tdx_vcpu_free", "a vCPU is still associated")
+        kvm.fn.tdx_flush_vp_on_cpu(vcpu)
+        return
     if is_hkid_assigned(kvm) or not vcpu.tdx.tdvpr:
         return
     for pfn in (*vcpu.tdx.tdcx_pages, vcpu.tdx.tdvpr):
@@ -278,24 +274,30 @@ def kvm_destroy_vcpus(kvm: Kvm) -> None:
         kvm.fn.tdx_vcpu_free(vcpu)
 
 
+def kvm_put_kvm(kvm: Kvm, user: str) -> None:
+    """A file reference is dropped; the last one destroys the VM."""
+    users = kvm.users
+    with kvm.m.step("kvm_put_kvm", users.name):
+        left: frozenset[str] = users.peek() - {user}
+        users.poke(left)
+    if not left:
+        kvm.fn.kvm_destroy_vm(kvm)
+
+
 def kvm_destroy_vm(kvm: Kvm) -> None:
     """The last reference to the VM is gone; no other user is left."""
     fn = kvm.fn
-    fn.tdx_mmu_release_hkid(kvm)
+    fn.tdx_mmu_release_hkid(kvm)  # vm_pre_destroy
+    # mmu_notifier_unregister(): a start whose end never comes leaves the count.
+    if kvm.mn_active_invalidate_count.read():
+        kvm.mn_active_invalidate_count.write(0)
+    else:
+        left = kvm.mmu_invalidate_in_progress.peek()
+        WARN_ON(left, kvm, "kvm_destroy_vm", "an invalidation is in progress")
     fn.kvm_destroy_vcpus(kvm)
     fn.kvm_mmu_uninit_tdp_mmu(kvm)
     fn.tdx_vm_destroy(kvm)
-
-
-def kvm_vm_release(kvm: Kvm) -> None:
-    """userspace closes everything: guest_memfd first (its file pins the VM), whose pages
-    then go back to the host, and the VM last."""
-    fn = kvm.fn
-    for file in kvm.gmem_files:
-        fn.kvm_gmem_release(kvm, file)
-        for index in range(file.size):
-            file.cache.truncate(index)
-    fn.kvm_destroy_vm(kvm)
+    kvm.m.reach("the VM was destroyed")
 
 
 FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
@@ -303,10 +305,9 @@ FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     for f in (
         kvm_destroy_vcpus,
         kvm_destroy_vm,
-        kvm_vm_release,
+        kvm_put_kvm,
         smp_func_do_phymem_cache_wb,
         tdx_extend_page,
-        tdx_flush_vp_on_cpu,
         tdx_gmem_post_populate,
         tdx_mmu_release_hkid,
         tdx_reclaim_control_page,

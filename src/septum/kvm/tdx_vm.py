@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from septum.kvm.host import TDMR_END_PFN, TDMR_FIRST_PFN
+from septum.kvm.slot_structs import SlotSpec
 from septum.kvm.structs import Kvm, Vcpu
 from septum.machine.geometry import PAGE_SHIFT, Geometry
 from septum.tdx import Config, Tdmr, TdParams, TdxModule
@@ -31,7 +32,7 @@ def create_tdx_vm(
     nr_vcpus: int = 1,
     *,
     finalized: bool = True,
-    slots: tuple[tuple[int, int], ...] = ((0, 4),),
+    slots: tuple[SlotSpec, ...] = ((0, 4),),
     profile: str | Profile = "linux-7.3",
     pending_ve_disable: bool = True,
     packages: int = 1,
@@ -43,7 +44,7 @@ def create_tdx_vm(
 
     :param functions: name -> function, from a design.
     :param finalized: state RUNNABLE, so that vCPUs can run; else INITIALIZED.
-    :param slots: (first GFN, pages) of each guest_memfd memslot; all of it private.
+    :param slots: (first GFN, pages, guest_memfd file or -1) of each memslot; private all.
     :param pending_ve_disable: SEPT_VE_DISABLE, which Linux guests require: touching a
         page that was not accepted is an EPT violation, not a #VE.
     :param fine: every lock operation of the module is a scheduling point of its own.
@@ -53,7 +54,7 @@ def create_tdx_vm(
     size = TDMR_END_PFN - TDMR_FIRST_PFN
     config = Config(
         tdmrs=(Tdmr(TDMR_FIRST_PFN << PAGE_SHIFT, size << PAGE_SHIFT),),
-        lps=max(nr_vcpus + 1, packages),
+        lps=max(nr_vcpus + 2, packages),  # one for the host, one to move to
         packages=packages,
         td_params=TdParams(max_vcpus=nr_vcpus, pending_ve_disable=pending_ve_disable),
     )

@@ -155,13 +155,18 @@ def await_progress(vcpu: Vcpu) -> None:
 
 
 def kvm_vcpu_ioctl_run(vcpu: Vcpu, program: tuple[GuestOp, ...]) -> int:
-    """KVM_RUN until the guest program has ended (0), or an error for userspace."""
+    """KVM_RUN until the guest program has ended or it calls userspace (0), or an error for
+    userspace.  With a call pending (``vcpu.hypercall``) the program is continued."""
     kvm = vcpu.kvm
     if kvm.vm_dead.read():
         return -EIO
     vcpu.m.current.blame = {}
     vcpu.mutex.lock()
-    vcpu.guest.load(program)
+    kvm.fn.kvm_arch_vcpu_load(vcpu, vcpu.thread_cpu.v)
+    if vcpu.hypercall.v is None:
+        vcpu.guest.load(program)
+    else:
+        kvm.fn.tdx_complete_vmcall_map_gpa(vcpu)
     kvm.fn.kvm_vcpu_srcu_read_lock(vcpu)
     r: int = kvm.fn.vcpu_run(vcpu)
     kvm.fn.kvm_vcpu_srcu_read_unlock(vcpu)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -160,7 +160,7 @@ def _started(
             start.vcpus,
             finalized=start.finalized,
             profile=chosen["profile"],
-            slots=((0, start.slot_pages),),
+            slots=start.slots or ((0, start.slot_pages),),
             yields=chosen["yields"],
             fine=bool(chosen["fine"]),
         )
@@ -225,16 +225,28 @@ def _settle(built: Built, epilogue: bool) -> Callable[[], None]:
     return settle
 
 
+def _gfns(kvm: Kvm) -> Iterator[int]:
+    for slot in kvm.slots:
+        yield from range(slot.base_gfn, slot.base_gfn + slot.npages)
+
+
+def _touch(kvm: Kvm, gfn: int) -> None:
+    """A fault on the side that the page has."""
+    OPERATIONS["fault"](kvm, 0, gfn, shared=not kvm.fn.kvm_mem_is_private(kvm, gfn))
+
+
 def _epilogue(built: Built) -> None:
     """Touch every GFN, zap all, tear down; judged after each operation."""
-    machine, kvm, start = built.machine, built.kvm, built.scenario.start
+    machine, kvm = built.machine, built.kvm
     reached = set(machine.reached)
     steps: list[Callable[[], object]] = []
     if not kvm.vm_dead.v and built.view.keys_configured():
         if kvm.pre_fault_allowed.v:
-            steps += [partial(OPERATIONS["fault"], kvm, 0, g) for g in range(start.slot_pages)]
-        steps.append(partial(OPERATIONS["punch_hole"], kvm, 0, start.slot_pages))
-    steps.append(partial(ops.destroy_vm, kvm))
+            steps += [partial(_touch, kvm, gfn) for gfn in _gfns(kvm)]
+        for file in kvm.gmem_files:
+            hole = partial(OPERATIONS["punch_hole"], kvm, 0, file.size, file.number)
+            steps.append(hole)
+    steps.append(partial(OPERATIONS["destroy_vm"], kvm))
     for number, step in enumerate(steps):
         before = len(machine.findings)
         try:

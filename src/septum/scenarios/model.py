@@ -77,6 +77,10 @@ class Start:
     :ivar built: GFNs added before finalization (MAPPED), for TDs not finalized yet.
     :ivar zero_step: (vCPU, GFN): the module's zero-step list of that vCPU holds the GFN.
     :ivar huge: GFNs with a "2M" mirror leaf (needs the capability).
+    :ivar slots: (first GFN, pages, guest_memfd file or -1) of each memslot; empty: one of
+        ``slot_pages`` pages on file 0.
+    :ivar shared: GFNs whose attribute is shared; those in a slot without guest_memfd are.
+    :ivar mapped_shared: those of them that have a leaf in the direct root.
     """
 
     vcpus: int = 2
@@ -87,6 +91,9 @@ class Start:
     built: tuple[int, ...] = ()
     zero_step: tuple[tuple[int, int], ...] = ()
     huge: tuple[int, ...] = ()
+    slots: tuple[tuple[int, int, int], ...] = ()
+    shared: tuple[int, ...] = ()
+    mapped_shared: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

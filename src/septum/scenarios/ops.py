@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from septum.kvm import guest
+from septum.kvm import cpus, guest
 from septum.kvm.operations import OPERATIONS, root_of
 from septum.kvm.spte import is_shadow_present_pte
 from septum.kvm.structs import Kvm
@@ -27,8 +27,22 @@ def prefault(kvm: Kvm, vcpu: int, gfn: int) -> None:
 
 
 def run_vcpu(kvm: Kvm, vcpu: int, program: tuple[guest.GuestOp, ...]) -> None:
-    """KVM_RUN until the guest program has ended."""
-    kvm.fn.kvm_vcpu_ioctl_run(kvm.vcpus[vcpu], program)
+    """KVM_RUN until the guest program has ended; MapGPA is answered by userspace."""
+    v = kvm.vcpus[vcpu]
+    while not kvm.fn.kvm_vcpu_ioctl_run(v, program) and v.hypercall.v is not None:
+        convert(kvm, v.hypercall.v)
+
+
+def convert(kvm: Kvm, gfn: int) -> None:
+    """userspace converts a page, and gives back the memory of the other side: to shared iff
+    the GFN carries the shared bit (facts 5.5)."""
+    page = gfn & ~kvm.gfn_direct_bits
+    private = page == gfn
+    OPERATIONS["set_attributes"](kvm, page, page + 1, private)
+    if private:
+        OPERATIONS["unmap_hva"](kvm, page, page + 1)
+    else:
+        OPERATIONS["punch_hole"](kvm, page, page + 1)
 
 
 def init_mem_region(kvm: Kvm, gfn: int) -> None:
@@ -54,11 +68,6 @@ def release_hkid(kvm: Kvm) -> None:
     kvm.fn.tdx_mmu_release_hkid(kvm)
 
 
-def destroy_vm(kvm: Kvm) -> None:
-    """userspace closes everything: guest_memfd, vCPUs, the VM."""
-    kvm.fn.kvm_vm_release(kvm)
-
-
 def walk(kvm: Kvm, gfn: int) -> None:
     """A reader that holds nothing but RCU walks the mirror down to ``gfn``."""
     root = root_of(kvm, True)
@@ -71,15 +80,21 @@ def walk(kvm: Kvm, gfn: int) -> None:
     kvm.rcu.read_unlock()
 
 
+def migrate_vcpu(kvm: Kvm, vcpu: int, cpu: int) -> None:
+    """The scheduler moves the vCPU's thread to another CPU."""
+    cpus.migrate(kvm.vcpus[vcpu], cpu)
+
+
 VCPU_OPS: Final[dict[str, Callable[..., Any]]] = {
+    "close_vcpu": OPERATIONS["close_vcpu"],
     "fault": OPERATIONS["fault"],
     "load": OPERATIONS["load"],
+    "migrate_vcpu": migrate_vcpu,
     "prefault": prefault,
 }
 
 HOST_OPS: Final[dict[str, Callable[..., Any]]] = {
     **{name: f for name, f in OPERATIONS.items() if name not in VCPU_OPS},
-    "destroy_vm": destroy_vm,
     "finalize": finalize,
     "init_mem_region": init_mem_region,
     "release_hkid": release_hkid,
@@ -87,9 +102,18 @@ HOST_OPS: Final[dict[str, Callable[..., Any]]] = {
     "zap_leafs": zap_leafs,
 }
 
+SHARED_GUEST_OPS: Final[dict[str, Callable[..., guest.GuestOp]]] = {
+    "read_shared": guest.read,
+    "to_shared": guest.map_gpa,
+    "write_shared": guest.write,
+}
+"""Those whose GFN gets the shared bit."""
+
 GUEST_OPS: Final[dict[str, Callable[..., guest.GuestOp]]] = {
+    **SHARED_GUEST_OPS,
     "accept": guest.accept,
     "read": guest.read,
+    "to_private": guest.map_gpa,
     "touch": guest.touch,
     "write": guest.write,
 }
@@ -98,13 +122,20 @@ GUEST_OPS: Final[dict[str, Callable[..., guest.GuestOp]]] = {
 def bind(kvm: Kvm, vcpu: int, what: Op) -> Callable[[], None]:
     """The operation as a call; ``vcpu`` is the task's (-1: a host thread)."""
     if what.name == "run_vcpu":
-        program = tuple(GUEST_OPS[g.name](*g.args) for g in what.guest)
+        program = tuple(_guest_op(kvm, g) for g in what.guest)
         return lambda: run_vcpu(kvm, vcpu, program)
     if what.name in VCPU_OPS:
         per_vcpu = VCPU_OPS[what.name]
         return lambda: per_vcpu(kvm, vcpu, *what.args)
     host = HOST_OPS[what.name]
     return lambda: host(kvm, *what.args)
+
+
+def _guest_op(kvm: Kvm, what: Op) -> guest.GuestOp:
+    made = GUEST_OPS[what.name](*what.args)
+    if what.name in SHARED_GUEST_OPS:
+        made = made._replace(gfn=made.gfn | kvm.gfn_direct_bits)
+    return made
 
 
 def unknown(what: Op) -> str:

@@ -26,7 +26,7 @@ class StartError(RuntimeError):
 
 
 def prepare(kvm: Kvm, start: Start) -> None:
-    """Build, arm zero-step lists (before their GFNs are mapped), map, accept."""
+    """Attributes, build, arm zero-step lists (before their GFNs are mapped), map, accept."""
     with suppress(Halt):  # its reason is a finding
         _make(kvm, start)
     problems = kvm.m.findings
@@ -40,12 +40,16 @@ def prepare(kvm: Kvm, start: Start) -> None:
 
 
 def _make(kvm: Kvm, start: Start) -> None:
+    for gfn in start.shared:
+        OPERATIONS["set_attributes"](kvm, gfn, gfn + 1, private=False)
     for gfn in start.built:
         ops.init_mem_region(kvm, gfn)
     for vcpu, gfn in start.zero_step:
         arm_zero_step(kvm.vcpus[vcpu], gfn)
     for gfn in start.mapped:
         OPERATIONS["fault"](kvm, 0, gfn)
+    for gfn in start.mapped_shared:
+        OPERATIONS["fault"](kvm, 0, gfn, shared=True)
     if start.accepted:
         ops.run_vcpu(kvm, 0, tuple(accept(gfn) for gfn in start.accepted))
     for gfn in start.huge:

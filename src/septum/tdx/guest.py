@@ -165,6 +165,15 @@ def on_interrupt(g: Guest) -> GuestResult:
     return td_exit(g.module, g.vcpu, g.lp, reason=EXIT_EXTERNAL_INTERRUPT)
 
 
+def on_vmcall(g: Guest) -> GuestResult:
+    """TDG.VP.VMCALL: a trap-like TD exit; what the call means is the host's affair."""
+    if g.td.fatal.peek():
+        return td_exit(g.module, g.vcpu, g.lp, reason=EXIT_TDCALL)
+    g.begin()
+    g.vcpu.rip.poke(g.vcpu.rip.peek() + 4)
+    return td_exit(g.module, g.vcpu, g.lp, reason=EXIT_TDCALL, trap=True)
+
+
 def on_access(g: Guest, gpa: int, write: bool) -> GuestResult:
     """The guest reads or writes private memory: the CPU walks the S-EPT, read by read.
 

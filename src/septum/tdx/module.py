@@ -17,7 +17,14 @@ from septum.machine.memory import Word
 from septum.tdx.api import TypedApi
 from septum.tdx.call import Call, Refused
 from septum.tdx.config import QUIET, Conditions, Config, TdParams
-from septum.tdx.guest import Guest, on_access, on_ept_violation, on_interrupt, on_tdcall
+from septum.tdx.guest import (
+    Guest,
+    on_access,
+    on_ept_violation,
+    on_interrupt,
+    on_tdcall,
+    on_vmcall,
+)
 from septum.tdx.handlers import HANDLERS, TDCALLS, Handler, handler_doc
 from septum.tdx.leaves import SEAMCALL_NAMES, TDCALL_NAMES, TDH_VP_INIT, VERSIONED
 from septum.tdx.pamt import PageType, Pamt
@@ -241,6 +248,10 @@ class TdxModule(TypedApi):
     ) -> GuestResult:
         """The CPU reported an EPT violation (default: a data write) at ``gpa``."""
         return on_ept_violation(Guest(self, lp, cond), gpa, qualification)
+
+    def guest_vmcall(self, lp: int, cond: Conditions = QUIET) -> GuestResult:
+        """The guest on ``lp`` calls the host: TDG.VP.VMCALL."""
+        return on_vmcall(Guest(self, lp, cond))
 
     def guest_interrupt(self, lp: int, cond: Conditions = QUIET) -> GuestResult:
         """An external interrupt arrives while the guest runs on ``lp``."""
