@@ -69,11 +69,13 @@ def test_replay_document() -> None:
 
 
 @pytest.mark.parametrize(
-    ("partial", "findings", "status"), [(False, 0, 0), (True, 0, 3), (True, 1, 1), (False, 1, 1)]
+    ("cut", "findings", "status"),
+    [(None, 0, 0), ("it ends early", 0, 3), ("it ends early", 1, 1), (None, 1, 1)],
 )
-def test_replay_status(partial: bool, findings: int, status: int) -> None:
+def test_replay_status(cut: str | None, findings: int, status: int) -> None:
+    """Lost events and unreadable lines (partial) are normal: they do not count."""
     found = [Finding("T1", 7, "a line is wrong")] * findings
-    assert replay_status([ReplayResult("a", partial=partial, findings=found)]) == status
+    assert replay_status([ReplayResult("a", partial=True, cut=cut, findings=found)]) == status
 
 
 @pytest.mark.parametrize(

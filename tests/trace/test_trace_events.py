@@ -153,7 +153,10 @@ STRATEGIES: dict[str, st.SearchStrategy[ev.Event]] = {
     "kvm_tdp_mmu_spte_changed": st.builds(ev.SpteChanged, U8, U64, U8, U64, U64),
     "kvm_mmu_set_spte": st.builds(ev.SetSpte, U64, U64, ACCESS, U8, U64),
     "kvm_mmu_get_page": st.builds(
-        ev.GetPage, U64, U8, st.booleans(), st.just("wux"), st.booleans(), st.booleans()
+        ev.GetPage,
+        *(U64, U8, st.booleans(), st.just("wux"), st.booleans(), st.booleans()),
+        mirror=st.just(False),
+        as_id=st.none(),
     ),
     "kvm_mmu_prepare_zap_page": st.builds(
         ev.PrepareZapPage, st.none() | U64, U8, st.booleans(), st.just("wux")

@@ -8,6 +8,7 @@ import io
 import lzma
 import os
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,7 @@ def test_long_lines_are_dropped_not_kept() -> None:
 
 @pytest.mark.parametrize(
     ("head", "advice"),
-    [(b"\x17\x08\x44tracing6\0", "trace-cmd report"), (b"PERFILE2", "binary perf.data")],
+    [(b"PERFILE2", "binary perf.data")],
 )
 def test_binary_formats_are_named(head: bytes, advice: str) -> None:
     for data in (head + bytes(100), gzip.compress(head + bytes(100))):
@@ -136,24 +137,39 @@ def test_a_stream_that_fails() -> None:
 
 
 @pytest.mark.parametrize(
-    "data",
+    ("data", "why"),
     [
-        b"",
-        b"\n",
-        b"\0" * 1000,
-        random.Random(2).randbytes(200_000),
-        b"\x7fELF" + random.Random(3).randbytes(5000),
-        b"\x1f\x8b",
-        b"\xfd7zXZ\x00",
-        TEXT.replace(b"kvm_", b"sched_"),
+        (b"", "is empty"),
+        (b"\n", "no line is of a recording"),
+        (b"\0" * 1000, "no line is of a recording"),
+        (random.Random(2).randbytes(200_000), "line 1: "),
+        (b"\x7fELF" + random.Random(3).randbytes(5000), "line 1: binary data"),
+        (b"\x1f\x8b", "no line is of a recording"),
+        (b"\xfd7zXZ\x00", "the xz data ends early"),
+        (b"\x17\x08\x44tracing5\0", "trace.dat version '5'"),
+        (b"\x17\x08\x44tracing7\0", "it ends before its event data"),
     ],
-    ids=["empty", "newline", "NUL", "random", "ELF", "gzip magic", "xz magic", "other events"],
+    ids=[
+        *("empty", "newline", "NUL", "random", "ELF", "gzip magic", "xz magic", "old dat"),
+        "cut dat",
+    ],
 )
-def test_bad_input_is_described(data: bytes) -> None:
-    result = replay(io.BytesIO(data), name="bad")
-    assert result.findings == []
-    assert result.leafs == (0, 0, 0)
+def test_what_is_no_recording_is_refused_in_one_line(data: bytes, why: str) -> None:
+    with pytest.raises(TraceInputError, match=re.escape(why)) as caught:
+        replay(io.BytesIO(data), name="bad")
+    assert str(caught.value).startswith("bad: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_other_events_are_counted_and_the_right_ones_asked_for() -> None:
+    result = replay(io.BytesIO(TEXT.replace(b"kvm_", b"sched_")), name="x")
+    assert (result.findings, result.leafs) == ([], (0, 0, 0))
     assert any("There is no kvm_tdp_mmu_spte_changed line" in s for s in result.unobservable)
+
+
+def test_a_header_without_events_is_a_recording() -> None:
+    result = replay(io.BytesIO(b"# tracer: nop\n#\n"), name="x")
+    assert (result.event_count, result.partial) == (0, False)
 
 
 def test_crlf() -> None:
@@ -195,8 +211,8 @@ def test_no_bytes_raise(noise: bytes, at: int, gone: int) -> None:
     data = TEXT[:at] + noise + TEXT[at + gone :]
     try:
         result = replay(io.BytesIO(data), name="x")
-    except TraceInputError as error:  # the noise is a magic number
-        assert at == 0 and str(error).startswith("x: ")
+    except TraceInputError as error:  # the noise is a magic number, or nothing is left
+        assert str(error).startswith("x: ")
     else:
         assert result.event_count + result.unreadable <= result.lines
 
@@ -205,5 +221,7 @@ def test_no_bytes_raise(noise: bytes, at: int, gone: int) -> None:
 def test_no_compressed_bytes_raise(noise: bytes) -> None:
     data = bytearray(gzip.compress(TEXT, mtime=0))
     data[200 : 200 + len(noise)] = noise
-    result = replay(io.BytesIO(bytes(data)), name="x")
-    assert result.event_count <= EVENTS
+    try:
+        assert replay(io.BytesIO(bytes(data)), name="x").event_count <= EVENTS
+    except TraceInputError as error:
+        assert re.search("no line is of a recording|the gzip data", str(error))

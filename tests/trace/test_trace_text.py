@@ -51,6 +51,10 @@ PAYLOAD = "vcpu 3 rip 0x0 address 0x000000007d276000 error_code 0x2"
             f"       CPU 3/KVM-2417    [003] ...1  5123.884201: kvm_page_fault: {PAYLOAD}",
             *("CPU 3/KVM", "2417", "003", "5123.884201"),
         ),
+        (  # trace_clock counter: right-aligned to 13
+            f"       CPU 3/KVM-2417    [003] ...1.            4: kvm_page_fault: {PAYLOAD}",
+            *("CPU 3/KVM", "2417", "003", "4"),
+        ),
         (  # trace_clock x86-tsc
             f"       CPU 3/KVM-2417    [003] ...1. 981273981273: kvm_page_fault: {PAYLOAD}",
             *("CPU 3/KVM", "2417", "003", "981273981273"),

@@ -82,10 +82,11 @@ def replay_document(results: Sequence[ReplayResult]) -> dict[str, Any]:
 
 
 def replay_status(results: Sequence[ReplayResult]) -> int:
-    """1 for a finding, else 3 if some recording could not be read in full, else 0."""
+    """1 for a finding, else 3 if some file is damaged or cut, else 0.  Lost events and
+    lines that cannot be read are normal in recordings; they are reported, not judged."""
     if any(r.findings for r in results):
         return 1
-    return 3 if any(r.partial for r in results) else 0
+    return 3 if any(r.cut for r in results) else 0
 
 
 def dump(doc: Mapping[str, Any]) -> str:

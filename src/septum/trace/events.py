@@ -81,6 +81,10 @@ class GetPage(NamedTuple):
     access: str
     created: bool
     by_plugin: bool
+    mirror: bool = False
+    """Only the raw role tells (facts 2.1); False where the event is text."""
+    as_id: int | None = None
+    """Only the raw role tells."""
 
     def payload(self) -> str:
         new = "new" if self.created else "existing"

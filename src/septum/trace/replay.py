@@ -8,12 +8,15 @@ pairing window, not by the length of the recording.
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
+from struct import Struct, error
 from typing import BinaryIO, Final
 
 from septum.kvm.shadow import ShadowTables
 from septum.kvm.versions import KERNELS, KernelVersion
+from septum.trace.dat import TraceDat
 from septum.trace.events import (
     PARSERS,
     Event,
@@ -23,6 +26,7 @@ from septum.trace.events import (
     SpteChanged,
     spte_changed,
 )
+from septum.trace.fields import RAW, decoder, parse_raw
 from septum.trace.judge import Judge
 from septum.trace.result import ReplayResult, Sample, Unreadable
 from septum.trace.rules import Where, finding_at
@@ -37,9 +41,13 @@ from septum.trace.text import (
 )
 from septum.trace.unobservable import unobservable
 
-__all__ = ["Replay", "replay"]
+__all__ = ["RELEASES", "Replay", "replay"]
 
+RELEASES: Final = {name: name for name in KERNELS} | {"7.2": "7.3"}
+"""Releases whose source was checked, and their family.  7.2.13 differs from 7.3.4 in no
+line that a recording shows (tdp_mmu.c, mmutrace.h, union kvm_mmu_page_role)."""
 KEPT_UNREADABLE: Final = 8
+_pid = Struct("<i").unpack_from
 MAX_SAMPLES: Final = 256
 _USED: Final = frozenset(("kvm_mmu_get_page", "kvm_mmu_prepare_zap_page"))
 """Events that are read; the others are checked and counted."""
@@ -58,7 +66,8 @@ class Replay:
         self.version: KernelVersion | None = None
         self.result.kernel = kernel
         if kernel is not None:
-            self._settle_version(KERNELS[kernel])
+            self._settle_version(KERNELS[RELEASES[kernel]])
+            self.result.kernel = kernel
         self._last_line: dict[int, int] = {}
         """Per CPU, the last line it wrote."""
         self._lossy: set[int] = set()
@@ -102,6 +111,7 @@ class Replay:
             self._lose(parsed.cpu)
 
     def _header(self, header: Header) -> None:
+        self.result.headed = True
         if header.begins:
             if self._started:  # recordings joined into one file
                 self.result.notes.append(f"line {self.result.lines}: another recording begins here")
@@ -126,19 +136,73 @@ class Replay:
 
     def _record(self, record: tuple[str, ...]) -> None:
         comm, pid, cpu_text, time_text, name, payload = record
-        self._records += 1
-        cpu, time = int(cpu_text), float(time_text)
-        at = Where(self.result.lines, time, cpu, int(pid), comm)
-        late = time < self._latest
-        if late:
-            self._step_back(at)
-        else:
-            self._latest = time
+        at = Where(self.result.lines, float(time_text), int(cpu_text), int(pid), comm)
+        late = self._arrive(at)
         parsers = PARSERS.get(name)
         if parsers is None or self._payload(at, name, payload, parsers, late):
             events = self.result.events
             events[name] = events.get(name, 0) + 1
-        self._last_line[cpu] = at.line
+        self._last_line[at.cpu] = at.line
+
+    def _arrive(self, at: Where) -> bool:
+        """Whether the line is older than one before it."""
+        self._records += 1
+        late = at.time < self._latest
+        if late:
+            self._step_back(at)
+        else:
+            self._latest = at.time
+        return late
+
+    def feed_dat(self, dat: TraceDat) -> None:
+        """All events of a trace.dat.  Line numbers are those of `trace-cmd report`."""
+        result, seconds = self.result, dat.seconds()
+        result.lines = 1  # the report begins with the line cpus=N
+        if self.version is None:
+            self._version_of_release(dat.uname)
+        names = {number: event.name for number, event in dat.formats.items()}
+        decoders = {number: decoder(event) for number, event in dat.formats.items()}
+        events, tasks = result.events, dat.tasks
+        for time, cpu, missed, number, page, offset in dat.events():
+            if missed:
+                result.lines += 1
+                result.lost_events += max(missed, 0)
+                self._lose(cpu)
+            result.lines += 1
+            if offset + 8 > len(page):
+                self.unreadable(result.lines, "an event is cut")
+                continue
+            pid = _pid(page, offset + 4)[0]
+            comm = tasks.get(pid) or "<...>"
+            at = Where(result.lines, seconds(time), cpu, pid, comm)
+            late = self._arrive(at)
+            name = names.get(number, "")
+            events[name] = events.get(name, 0) + 1
+            read = decoders.get(number)
+            if read is not None:
+                try:
+                    event = read(page, offset)
+                except error:
+                    self.unreadable(result.lines, f"{name} is cut")
+                    continue
+                if type(event) is SpteChanged:
+                    self._spte_changed(at, event, late)
+                else:
+                    self._other(at, name, event)
+            elif not name:
+                del events[name]
+                self.unreadable(result.lines, f"event type {number} has no format in the file")
+            self._last_line[cpu] = result.lines
+        if dat.cut is not None:
+            result.cut = dat.cut
+            result.notes.append(dat.cut)
+
+    def _version_of_release(self, uname: str) -> None:
+        """The kernel family of ``Linux HOST RELEASE MACHINE``, where it was checked."""
+        found = re.search(r" (\d+\.\d+)\.\d", uname)
+        if found is not None and found[1] in RELEASES:
+            self._settle_version(KERNELS[RELEASES[found[1]]])
+            self.result.kernel = found[1]
 
     def _payload(
         self, at: Where, name: str, payload: str, parsers: tuple[Parser, ...], late: bool
@@ -150,18 +214,36 @@ class Replay:
                 if build is spte_changed:
                     self._spte_changed(at, spte_changed(match.groups("")), late)
                 elif name in _USED:
-                    self._other(at, build(match.groups("")))
+                    self._other(at, name, build(match.groups("")))
                 elif name in _VCPU_ACTIVITY:
-                    self.judge.vcpu(at.pid)
-                    if not self._started:
-                        self._begin(mid_life=True)
+                    self._activity(at)
                 return True
         clean = payload.replace("\0", "").rstrip()
         if clean != payload:
             return self._payload(at, name, clean, parsers, late)
+        if "=" in payload:
+            return self._raw_payload(at, name, payload, late)
         text = task_name(payload[:40]) + ("..." if len(payload) > 40 else "")
         self.unreadable(at.line, f"{name} has other fields: {text!r}")
         return False
+
+    def _raw_payload(self, at: Where, name: str, payload: str, late: bool) -> bool:
+        """``name=value`` text of trace-cmd report -R."""
+        event = parse_raw(name, payload)
+        if isinstance(event, SpteChanged):
+            self._spte_changed(at, event, late)
+        elif event is not None:
+            self._other(at, name, event)
+        elif name in RAW:
+            text = task_name(payload[:40])
+            self.unreadable(at.line, f"{name} has other fields: {text!r}")
+            return False
+        return True
+
+    def _activity(self, at: Where) -> None:
+        self.judge.vcpu(at.pid)
+        if not self._started:
+            self._begin(mid_life=True)
 
     def _step_back(self, at: Where) -> None:
         """In a trace file: lines were exchanged.  From a pipe: the line is late."""
@@ -195,8 +277,10 @@ class Replay:
             self.result.mid_life = True
             self.judge.closed = False
 
-    def _other(self, at: Where, event: Event) -> None:
-        if isinstance(event, GetPage):
+    def _other(self, at: Where, name: str, event: Event) -> None:
+        if name in _VCPU_ACTIVITY:
+            self._activity(at)
+        elif isinstance(event, GetPage):
             self._get_page(event)
         elif isinstance(event, PrepareZapPage):
             self.judge.removals.prepare_zap(at, event)
@@ -253,9 +337,9 @@ class Replay:
 
     def finish(self, lines: Lines | None = None) -> ReplayResult:
         result = self.result
-        cut = lines is not None and (lines.cut is not None or lines.unterminated is not None)
         if lines is not None:
             self._input_problems(lines)
+        cut = result.cut is not None or (lines is not None and lines.unterminated is not None)
         self.judge.finish(cut=cut)
         if self._lossy:
             self.judge.withdraw(min(self._last_line.get(cpu, 0) for cpu in self._lossy))
@@ -286,6 +370,7 @@ class Replay:
             result.lines += 1
             self.unreadable(result.lines, "no line end after the last line: it may be cut")
         if lines.cut is not None:
+            result.cut = lines.cut
             result.notes.append(f"after line {result.lines}: {lines.cut}")
 
     def _totals(self) -> None:
@@ -333,21 +418,46 @@ def replay(
 ) -> ReplayResult:
     """Replay a recording: a path, ``-`` for stdin, or a binary stream.
 
-    ``kernel`` is one of `KERNELS` and overrides what the recording shows.  Raises
+    ``kernel`` is one of `RELEASES` and overrides what the recording shows.  Raises
     `TraceInputError` if the input cannot be read at all.
     """
-    if kernel is not None and kernel not in KERNELS:
-        raise TraceInputError(f"unknown kernel {kernel!r}; known: {', '.join(KERNELS)}")
+    if kernel is not None and kernel not in RELEASES:
+        raise TraceInputError(f"unknown kernel {kernel!r}; known: {', '.join(RELEASES)}")
     if isinstance(source, str | Path):
         if str(source) == "-":
             return replay(sys.stdin.buffer, kernel=kernel, name=name or "-")
         with open_trace(source) as stream:
             return replay(stream, kernel=kernel, name=name or str(source))
     run = Replay(name or getattr(source, "name", None) or "-", kernel)
-    lines = Lines(source)
     try:
-        for batch in lines:
-            run.feed(batch)
-    except TraceInputError as error:
-        raise TraceInputError(f"{run.result.file}: {error}") from None
-    return run.finish(lines)
+        return _run(run, source)
+    except TraceInputError as problem:
+        raise TraceInputError(f"{run.result.file}: {problem}") from None
+
+
+def _run(run: Replay, source: BinaryIO) -> ReplayResult:
+    lines = Lines(source)
+    binary = lines.trace_dat()
+    if binary is not None:
+        try:
+            run.feed_dat(TraceDat.read(binary))
+        finally:
+            if binary is not source:
+                binary.close()
+        return run.finish(lines)
+    for batch in lines:
+        run.feed(batch)
+    result = run.finish(lines)
+    if not result.events and not result.headed:
+        raise TraceInputError(_no_recording(result))
+    return result
+
+
+def _no_recording(result: ReplayResult) -> str:
+    if not result.lines:
+        return result.cut or "is empty"
+    reason = result.first_unreadable[0].reason if result.first_unreadable else "no event"
+    return (
+        f"no line is of a recording (line 1: {reason}); septum reads tracefs trace,"
+        " trace-cmd report, perf script and trace.dat"
+    )

@@ -65,9 +65,14 @@ class ReplayResult:
     unobservable: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What is odd about the recording itself."""
+    headed: bool = False
+    """It has a tracefs header, so that it may well hold no event."""
     mid_life: bool = False
     """The first lines are of a VM that ran already."""
     partial: bool = False
+    """Something could not be read, or was lost before it was recorded."""
+    cut: str | None = None
+    """Why the file could not be read to its end, if so."""
     findings: list[Finding] = field(default_factory=list)
 
     @property

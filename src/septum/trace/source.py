@@ -9,40 +9,20 @@ longer than `MAX_LINE` is not text of a recording; it is skipped without being k
 
 from __future__ import annotations
 
-import bz2
-import importlib
-import lzma
-import zlib
+import tempfile
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from typing import BinaryIO, Final
+
+from septum.trace.codecs import MAGIC, Decompressor, TraceInputError, decompressor
+from septum.trace.dat import TRACE_DAT_MAGIC
 
 __all__ = ["MAX_LINE", "Lines", "TraceInputError", "open_trace"]
 
 MAX_LINE: Final = 1 << 16
 _CHUNK: Final = 1 << 16
-_GZIP: Final = b"\x1f\x8b\x08"
-_XZ: Final = b"\xfd7zXZ\x00"
-_BZ2: Final = (b"BZh", b"1AY&SY")  # the block size is between
-_ZSTD: Final = b"\x28\xb5\x2f\xfd"
-_TRACE_DAT: Final = b"\x17\x08\x44tracing"
 _PERF_DATA: Final = b"PERFILE2"
-_MAGIC: Final = 10
-"""Bytes that tell all of them apart."""
-
-
-class TraceInputError(ValueError):
-    """The input cannot be read at all; the text says why and what to do."""
-
-
-class _Decompressor(Protocol):
-    @property
-    def eof(self) -> bool: ...
-
-    @property
-    def unused_data(self) -> bytes: ...
-
-    def decompress(self, data: bytes, /) -> bytes: ...
 
 
 def open_trace(path: str | Path) -> BinaryIO:
@@ -56,44 +36,9 @@ def open_trace(path: str | Path) -> BinaryIO:
         raise TraceInputError(f"{path}: {error.strerror}") from None
 
 
-def _zstd() -> Callable[[], _Decompressor]:
-    """Python 3.14's own module, else the optional package."""
-    try:
-        module = importlib.import_module("compression.zstd")
-        return lambda: module.ZstdDecompressor()
-    except ModuleNotFoundError:
-        pass
-    try:
-        module = importlib.import_module("zstandard")
-        return lambda: module.ZstdDecompressor().decompressobj()
-    except ModuleNotFoundError:
-        raise TraceInputError(
-            "the recording is compressed with zstd; install septum[zstd], "
-            "or use: zstd -dc FILE | septum replay -"
-        ) from None
-
-
-def _decompressor(head: bytes) -> tuple[str, Callable[[], _Decompressor]] | None:
-    if head.startswith(_GZIP):
-        return "gzip", lambda: zlib.decompressobj(zlib.MAX_WBITS | 16)
-    if head.startswith(_XZ):
-        return "xz", lzma.LZMADecompressor
-    if head.startswith(_BZ2[0]) and head[4:].startswith(_BZ2[1]):
-        return "bzip2", bz2.BZ2Decompressor
-    if head.startswith(_ZSTD):
-        return "zstd", _zstd()
-    return None
-
-
 def _refuse_binary(head: bytes) -> None:
-    if head.startswith(_TRACE_DAT):
-        raise TraceInputError(
-            "a binary trace.dat; make text of it: trace-cmd report -t FILE > report.txt"
-        )
     if head.startswith(_PERF_DATA):
-        raise TraceInputError(
-            "a binary perf.data; septum reads tracefs text and trace-cmd report text"
-        )
+        raise TraceInputError("a binary perf.data; make text of it: perf script -i FILE > text")
 
 
 class Lines:
@@ -107,15 +52,33 @@ class Lines:
         """The last line, if no line end follows it: it may be cut."""
         self.too_long: list[int] = []
         """Numbers of lines longer than MAX_LINE; an empty line stands for each."""
+        self._blocks = self._bytes()
+        self._first = b""
+
+    def trace_dat(self) -> BinaryIO | None:
+        """The whole recording as a seekable file if it is a binary trace.dat, else None.
+        Call it before iterating.  A compressed or piped one goes to a temporary file."""
+        self._first = next(self._blocks, b"")
+        if not self._first.startswith(TRACE_DAT_MAGIC):
+            return None
+        if self.compression == "none" and self.stream.seekable():
+            self.stream.seek(0)
+            return self.stream
+        spool = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+        spool.write(self._first)
+        for block in self._blocks:
+            spool.write(block)
+        spool.seek(0)
+        return spool
 
     def _bytes(self) -> Iterator[bytes]:
         head = self._read()
-        while 0 < len(head) < _MAGIC:
+        while 0 < len(head) < MAGIC:
             more = self._read()
             if not more:
                 break
             head += more
-        found = _decompressor(head)
+        found = decompressor(head)
         if found is None:
             _refuse_binary(head)
             while head:
@@ -132,7 +95,7 @@ class Lines:
             self.cut = f"reading stopped: {error.strerror}"
             return b""
 
-    def _decompressed(self, data: bytes, make: Callable[[], _Decompressor]) -> Iterator[bytes]:
+    def _decompressed(self, data: bytes, make: Callable[[], Decompressor]) -> Iterator[bytes]:
         """All members of the file.  Errors of the libraries are of different types."""
         unit, first = make(), True
         while data or (data := self._read()):
@@ -144,7 +107,8 @@ class Lines:
             if first and out:
                 _refuse_binary(out)
                 first = False
-            yield out
+            if out:
+                yield out
             data = b""
             if unit.eof:
                 data = unit.unused_data.lstrip(b"\0") or self._read()
@@ -156,7 +120,7 @@ class Lines:
 
     def __iter__(self) -> Iterator[list[str]]:
         carry, number, skipping = "", 0, False
-        for data in self._bytes():
+        for data in chain((self._first,), self._blocks):
             lines = (carry + data.decode("latin-1")).split("\n")
             carry = lines.pop()
             if skipping and lines:

@@ -26,8 +26,8 @@ __all__ = [
 ]
 
 _AFTER_PID: Final = (
-    r"[ \t]{1,12}(?:\([- \d]{1,10}\)[ \t]{0,4})?\[(\d{1,5})\][ \t]{1,8}"
-    r"(?:[^\s:]{4,6}[ \t]{1,8})?(\d{1,20}(?:\.\d{1,9})?):"
+    r"[ \t]{1,12}(?:\([- \d]{1,10}\)[ \t]{0,4})?\[(\d{1,5})\][ \t]{1,24}"
+    r"(?:[^\s:]{4,6}[ \t]{1,24})?(\d{1,20}(?:\.\d{1,9})?):"
     r"[ \t]{1,8}(?:\w{1,64}:)?(\w{1,128}):(?:[ \t]{1,32}(.*))?"
 )
 match_envelope: Final = re.compile(
@@ -42,6 +42,8 @@ _LOST: Final = re.compile(
 )
 _WRITTEN: Final = re.compile(r"# entries-in-buffer/entries-written: (\d{1,18})/(\d{1,18})\b")
 _STARTED: Final = re.compile(r"#{3,} CPU (\d{1,5}) buffer started #{3,}")
+_STACK: Final = re.compile(r" ?=> |\s*<stack trace>|\t\s*[0-9a-f]{4,16} ")
+"""Call chains that ftrace or perf print below an event."""
 _PERF_LOST: Final = re.compile(r".*PERF_RECORD_LOST.*?lost (\d{1,18})")
 
 
@@ -113,6 +115,8 @@ def parse_line(line: str) -> Record | Header | Lost | BufferStarted | str | None
     lost = _PERF_LOST.match(plain)
     if lost is not None:
         return Lost(-1, int(lost[1]))
+    if _STACK.match(plain):
+        return None
     if re.fullmatch(r"cpus=\d+|version = \d+|CPU \d+ is empty", plain):
         return None
     return _reason(plain)
