@@ -15,8 +15,16 @@ from typing import Any
 
 import pytest
 
-from septum.machine import Machine, RWLock, TryLock, Word
-from septum.machine.dependency import COMMUTE, KIND_NAMES, RELATION, UnknownPair, relation
+from septum.machine import Decision, Machine, RWLock, TryLock, Word
+from septum.machine.dependency import (
+    COMMUTE,
+    ENABLE,
+    KIND_NAMES,
+    RACE,
+    RELATION,
+    UnknownPair,
+    relation,
+)
 
 Outcome = Any
 WORD_OPS: dict[int, list[Callable[[Word], Outcome]]] = {
@@ -108,6 +116,69 @@ def test_lock_pairs(k1: int, k2: int) -> None:
         # Two acquires that exclude each other are never adjacent; all else must matter.
         blocked = {KIND_NAMES[k1], KIND_NAMES[k2]} & {"fail-excl", "fail-shared", "shared"}
         assert differs or blocked, f"{KIND_NAMES[k1]}, {KIND_NAMES[k2]} always commute"
+
+
+BUFFER = ("put", "take", "forward", "empty")
+
+
+def _order(first: str, second: str, x: int) -> tuple[Any, ...] | None:
+    """The outcome of two operations on the buffer of task 0 that holds one store of 7 to x,
+    or is about to; None if the second one comes too early.  Then another task stores 8."""
+    m = Machine()
+    m.memory_model = "TSO"
+    word, other = Word(m, "x", x), Word(m, "y", 0)
+    got: list[Any] = []
+    holds = "put" not in (first, second)
+
+    def owner() -> None:
+        if holds:
+            word.write(7)
+        for op in (first, second):
+            if op == "put":
+                word.write(7)
+            elif op == "forward":
+                got.append(word.read())
+            elif op == "empty":
+                got.append(other.xchg(1))
+
+    tasks = [*([0] if holds else []), *(2 if op == "take" else 0 for op in (first, second))]
+    between = [*tasks[:-1], 1, *tasks[-1:]]  # another task stores before the second one
+    finals = []
+    for order in (tasks, between):
+        execution = m.run(
+            [("owner", owner), ("other", lambda: word.xchg(8))],
+            prefix=[Decision(t) for t in order],
+            settle=lambda: got.append(word.v),
+        )
+        if execution.status == "diverged":
+            return None
+        finals.append((tuple(sorted(map(str, got))), execution.status))
+        got.clear()
+    return tuple(finals)
+
+
+@pytest.mark.parametrize(("first", "second"), list(itertools.permutations(BUFFER, 2)))
+def test_store_buffer_pairs(first: str, second: str) -> None:
+    """ENABLE: in one of the two orders one operation cannot run; RACE: it makes a difference."""
+    table = relation_or_none(KIND_NAMES.index(first), KIND_NAMES.index(second))
+    if table is None:
+        assert "take" not in (first, second)  # one task's own steps: never compared
+        return
+    one, two = _order(first, second, 5), _order(second, first, 5)
+    if table == ENABLE:
+        assert one is None or two is None
+    else:
+        assert table == RACE
+        assert one is not None
+        assert two is not None
+        assert one != two
+
+
+def relation_or_none(first: int, second: int) -> int | None:
+    try:
+        return relation(first, second)
+    except UnknownPair:
+        return None
 
 
 def test_unknown_pair_is_an_error_not_a_guess() -> None:

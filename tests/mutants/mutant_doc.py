@@ -25,7 +25,8 @@ what they are for: a checker that is silent about a mutant is blind, or the step
 
 "Step" is the section of the facts on KVM's TDP MMU that has the step. "Caught by" is the rule
 that the row of the verdict table reports; "executions" says how many were run until it was
-found. *Alone*: with that monitor switched off nothing at all is found.
+found. *Alone*: with that monitor switched off nothing at all is found. *Under TSO*: only store
+buffers show it (`--memory-model tso`); under sequential consistency nothing is found.
 """
 
 
@@ -75,6 +76,8 @@ def _caught(mutants: list[Mutant]) -> Iterator[str]:
     for m in mutants:
         where = m.scenario if is_default(m) else f"{m.scenario} (\\*)"
         rule = f"{m.rule} *alone*" if m.alone else m.rule
+        if m.memory_model != "SC":
+            rule += f" under {m.memory_model}"
         yield (
             f"| `{m.name}` | {m.step} | {m.doc} | {where} | {rule} | {outcome(m.name).executions} |"
         )

@@ -22,7 +22,7 @@ from septum.scenarios.suite import SCENARIOS
 __all__ = ["BY_NAME", "PROPOSED", "Outcome", "explore", "is_default", "outcome", "scenario_of"]
 
 STEPS: Final = 2000  # some mutants never end
-SEARCHED: Final = 2000  # executions; far more than any row needs
+SEARCHED: Final = {"SC": 2000, "TSO": 8000}  # executions; far more than any row needs
 
 BY_NAME: Final = {m.name: m for m in MUTANTS}
 
@@ -88,7 +88,7 @@ def explore(
     design: str, scenario: Scenario, options: Options, monitors_off: tuple[str, ...] = ()
 ) -> tuple[SearchResult, dict[str, int]]:
     """The result, and for each rule the number of the execution that found it first."""
-    built = build(design, scenario, monitors_off=monitors_off)
+    built = build(design, scenario, monitors_off=monitors_off, memory_model=options.memory_model)
     at: dict[str, int] = {}
     executions = 0
 
@@ -106,7 +106,10 @@ def outcome(name: str) -> Outcome:
     """Run a mutant as its row says."""
     mutant = BY_NAME[name]
     options = Options(
-        first=not mutant.executions, max_executions=mutant.executions or SEARCHED, steps=STEPS
+        first=not mutant.executions,
+        max_executions=mutant.executions or SEARCHED[mutant.memory_model],
+        steps=STEPS,
+        memory_model=mutant.memory_model,
     )
     result, at = explore(f"{BASE}+{name}", scenario_of(mutant), options)
     best = primary(result)

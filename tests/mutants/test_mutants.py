@@ -71,6 +71,13 @@ def test_one_monitor_alone_catches_it(mutant: Mutant) -> None:
     assert (result.found, result.complete) == ({}, True)
 
 
+@pytest.mark.parametrize("mutant", [m for m in MUTANTS if m.memory_model != "SC"], ids=named)
+def test_a_missing_barrier_is_not_seen_without_store_buffers(mutant: Mutant) -> None:
+    enough = Options(max_executions=1000, steps=STEPS)
+    result, _ = explore(f"{BASE}+{mutant.name}", scenario_of(mutant), enough)
+    assert result.found == {}
+
+
 @pytest.mark.parametrize("monitor", [id_ for id_ in MONITORS if id_ != "I23"])
 def test_each_monitor_catches_one_alone_or_first(monitor: str) -> None:
     """Alone is shown above; first: the row reports it, also when searched on."""

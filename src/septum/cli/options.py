@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from septum.explore import STRATEGIES, Options
+from septum.machine import MEMORY_MODELS
 
 __all__ = ["DURATION", "INPUT", "PARAM", "explorer", "format_option", "search_options"]
 
@@ -110,6 +111,13 @@ _SEARCH = (
     click.option(
         "--seed", type=int, default=0, show_default=True, help="Of the sampling strategies."
     ),
+    click.option(
+        "--memory-model",
+        type=click.Choice([model.lower() for model in MEMORY_MODELS], case_sensitive=False),
+        default="sc",
+        show_default=True,
+        help="Sequential consistency, or x86's store buffers.",
+    ),
     click.option("--force", is_flag=True, help="Run rows whose design lacks a capability."),
     click.option(
         "--jobs",
@@ -132,7 +140,13 @@ _SEARCH = (
 
 
 def explorer(
-    strategy: str, retries: int, max_executions: int, budget: float, first: bool, seed: int
+    strategy: str,
+    retries: int,
+    max_executions: int,
+    budget: float,
+    first: bool,
+    seed: int,
+    memory_model: str = "sc",
 ) -> Options:
     """The explorer's options."""
     return Options(
@@ -142,4 +156,5 @@ def explorer(
         budget_s=budget,
         first=first,
         seed=seed,
+        memory_model=memory_model.upper(),
     )

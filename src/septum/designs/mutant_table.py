@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Final
 
 from septum.designs import (
+    mutants_fences,
     mutants_mmu,
     mutants_module,
     mutants_tables,
@@ -23,5 +24,6 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     *mutants_zap.MUTANTS,
     *mutants_tdx.MUTANTS,
     *mutants_vcpu.MUTANTS,
+    *mutants_fences.MUTANTS,
     *mutants_module.MUTANTS,
 )

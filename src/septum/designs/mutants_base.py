@@ -11,6 +11,7 @@ They are listed in docs/mutants.md, by the modules ``mutants_*``:
 * ``mutants_zap``: the retry protocol, zapping, guest_memfd (facts 4.7, 4.8, 4.11, 5.5);
 * ``mutants_tdx``: SEAMCALLs, BUSY, kicks, removal (facts 5.2, 5.3);
 * ``mutants_vcpu``: the vCPU loop and requests (facts 5.2, 5.4, 5.6);
+* ``mutants_fences``: a missing barrier (facts 5.2, 5.6);
 * ``mutants_module``: a TDX Module that is wrong, for what KVM alone cannot cause.
 
 A `Mutant` says which default scenario shows it and which rule its row reports.  One that
@@ -46,6 +47,7 @@ class Mutant:
     :ivar alone: with that monitor switched off nothing is found.
     :ivar executions: how many are searched for the row's rule; 0: up to the first finding.
     :ivar survives: why nothing can see it; empty if something does.
+    :ivar memory_model: ``TSO``: only store buffers show it, SC does not.
     :ivar hunks: the wrong text; without it and ``replace`` the name is an existing toggle's.
     :ivar replace: instead of ``hunks``: from the base's functions to the wrong ones.
     """
@@ -59,6 +61,7 @@ class Mutant:
     alone: bool = False
     executions: int = 0
     survives: str = ""
+    memory_model: str = "SC"
     replace: Callable[[Mapping[str, Function]], Mapping[str, Function]] | None = None
 
     @property

@@ -48,8 +48,17 @@ class MachineProgram:
         self.settle = settle
 
     @property
+    def actors(self) -> int:
+        """Who can be scheduled: the tasks, and under TSO the store buffer of each."""
+        return len(self.bodies) * (2 if self.machine.memory_model == "TSO" else 1)
+
+    @property
     def task_names(self) -> list[str]:
-        return [name for name, _ in self.bodies]
+        """By number; under TSO the store buffers follow the tasks, in the same order."""
+        names = [name for name, _ in self.bodies]
+        if self.machine.memory_model == "TSO":
+            names += [f"{name} (buffer)" for name in names]
+        return names
 
     def run(
         self,

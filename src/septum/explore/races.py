@@ -195,8 +195,9 @@ def _races(
         for k in found:
             if k <= j or clocks[k][mine.task] <= mine.number:
                 continue
-            # j -> k -> i; only the section of the lock itself does not count.
-            if k <= release and steps[k].task == mine.task:
+            # j -> k -> i; only the section of the lock itself does not count, with what
+            # others did inside it (a flush of the holder's store buffer).
+            if release >= 0 and clocks[release][steps[k].task] > steps[k].number:
                 continue
             break
         else:

@@ -34,6 +34,7 @@ class Options:
         the retry is folded into an await.
     :ivar max_executions: 0 = no bound of its own (for sampling: 1000), -1 = none at all.
     :ivar budget_s: seconds, 0 = no bound.
+    :ivar memory_model: ``SC`` or ``TSO``, for those who make the machine.
     """
 
     strategy: str = "dpor"
@@ -44,6 +45,7 @@ class Options:
     first: bool = False
     seed: int = 0
     depth: int = 3
+    memory_model: str = "SC"
 
 
 DEFAULTS = Options()
@@ -96,7 +98,7 @@ def _search(
     if strategy == "dpor":
         result = dpor.explore(
             program,
-            len(program.bodies),
+            program.actors,
             limits=limits,
             max_executions=most,
             deadline=deadline,

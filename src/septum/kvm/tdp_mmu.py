@@ -202,7 +202,7 @@ def tdp_mmu_map_handle_target_level(vcpu: Vcpu, fault: KvmPageFault, iter: TdpIt
         "kvm_mmu_set_spte",
         level=iter.level,
         gfn=iter.gfn,
-        spte=iter.sptep.v,  # read again at trace time, as the tracepoint does
+        spte=iter.sptep.view(),  # read again at trace time, as the tracepoint does
         sptep=sp.pfn << 12 | iter.sptep.index << 3,
     )
     return ret

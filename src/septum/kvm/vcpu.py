@@ -7,7 +7,9 @@ and exit test; the guest; mode := OUTSIDE_GUEST_MODE and IRQs on, which acknowle
 IPI; SRCU; the exit handler.
 
 Turning IRQs off (on) and the store to ``mode`` are one point: a kick that comes between
-the two does not differ from one that comes just before (after) both.  So are the two
+the two does not differ from one that comes just before (after) both.  Under x86-TSO the
+store of IN_GUEST_MODE waits in the store buffer until the full barrier; that of
+OUTSIDE_GUEST_MODE is visible when IRQs are on (docs/fidelity.md).  So are the two
 loads of the exit test, because a request is set before ``mode`` is changed.
 
 A round that got nowhere (the flag that keeps vCPUs out, VP.ENTER busy) is an await at
@@ -52,9 +54,9 @@ def kvm_vcpu_srcu_read_unlock(vcpu: Vcpu) -> None:
 
 def irqs_off_and_in_guest_mode(vcpu: Vcpu) -> None:
     """local_irq_disable(); smp_store_release(&vcpu->mode, IN_GUEST_MODE)."""
-    with vcpu.m.step("IRQs off, IN_GUEST_MODE", vcpu.mode.name):
+    with vcpu.m.step("IRQs off, IN_GUEST_MODE", vcpu.mode.name, plain=True):
         vcpu.ipi.poke(IRQS_OFF)
-        vcpu.mode.poke(IN_GUEST_MODE)
+        vcpu.mode.write(IN_GUEST_MODE)
 
 
 def outside_guest_mode_and_irqs_on(vcpu: Vcpu) -> None:
@@ -66,7 +68,7 @@ def outside_guest_mode_and_irqs_on(vcpu: Vcpu) -> None:
 
 def kvm_vcpu_exit_request(vcpu: Vcpu) -> bool:
     """After the full barrier: has somebody kicked or requested something?"""
-    with vcpu.m.step("exit test", vcpu.mode.name):
+    with vcpu.m.step("exit test", vcpu.mode.name, plain=True):
         mode = vcpu.mode.peek()
         requests = vcpu.requests.peek()
     return bool(mode == EXITING_GUEST_MODE or requests)
@@ -120,6 +122,7 @@ def vcpu_enter_guest(vcpu: Vcpu) -> int:
         flush_shared(vcpu)  # kvm_mmu_load() ends in flush_tlb_current()
     irqs_off_and_in_guest_mode(vcpu)
     fn.kvm_vcpu_srcu_read_unlock(vcpu)
+    vcpu.m.smp_mb()  # smp_mb__after_srcu_read_unlock()
     if fn.kvm_vcpu_exit_request(vcpu):
         vcpu.m.reach("a request stopped a vCPU before it entered")
         outside_guest_mode_and_irqs_on(vcpu)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Floor 0: tasks, shared words, locks, RCU, choices; sequential when nobody explores."""
 
+from septum.machine.buffers import MEMORY_MODELS
 from septum.machine.core import Machine
 from septum.machine.events import (
     Decision,
@@ -17,6 +18,7 @@ from septum.machine.state import Cell, Task
 from septum.machine.sync import RCU, SRCU, Mutex, RWLock, SpinLock, TryLock, wait_until
 
 __all__ = [
+    "MEMORY_MODELS",
     "RCU",
     "SRCU",
     "Cell",

@@ -20,10 +20,11 @@ import random
 import traceback
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 from greenlet import getcurrent, greenlet
 
+from septum.machine.buffers import MEMORY_MODELS, StoreBuffers
 from septum.machine.dependency import AWAIT, Access, dependent
 from septum.machine.events import (
     CONTINUE,
@@ -43,6 +44,12 @@ from septum.machine.where import caller
 __all__ = ["Machine"]
 
 
+class _Point(Protocol):
+    """The type of `Machine.point`."""
+
+    def __call__(self, op: str, obj: str, ready: Callable[[], bool] | None = None) -> Event: ...
+
+
 class _Discard(list[Access]):
     """Where footprints go when nobody explores."""
 
@@ -58,7 +65,10 @@ class Machine:
     :ivar seq: index of the event being executed.
     :ivar muted: rules that `report` drops (monitors switched off).
     :ivar enabled_now: tasks that can run where a decision is due.
-    :ivar memory_model: ``SC``; part 4 adds ``TSO``.
+    :ivar memory_model: ``SC`` or ``TSO`` (`septum.machine.buffers`).
+    :ivar buffers: the store buffers while tasks run under TSO; None under SC, and where
+        nothing is buffered: in an atomic step, and while monitors look.
+    :ivar locked_point: as `point`, for an access that waits for the own store buffer.
     """
 
     def __init__(self) -> None:
@@ -81,6 +91,9 @@ class Machine:
         self.histories: list[list[Any]] = []
         self.state_hook: Callable[[], bool] | None = None
         self.memory_model = "SC"
+        self.buffers: StoreBuffers | None = None
+        self._all_buffers: StoreBuffers | None = None
+        self.locked_point: _Point = self.point
         self.muted: frozenset[str] = frozenset()
         self.listeners: list[Callable[[str, tuple[Any, ...]], None]] = []
         self._atomic = _Step(self)
@@ -185,13 +198,19 @@ class Machine:
             event.where, event.stack = caller()
         return event
 
-    def step(self, op: str, obj: str) -> _Step:
-        """``with m.step(...):`` one point; everything inside is one atomic event."""
+    def step(self, op: str, obj: str, *, plain: bool = False) -> _Step:
+        """``with m.step(...):`` one point; everything inside is one atomic event.
+
+        Under TSO it begins when the own store buffer is empty, and its stores are visible
+        at once (a SEAMCALL, an IPI); ``plain``: they are buffered as others are.
+        """
         if self.interleaving:
-            event = self.point(op, obj)
+            event = (self.point if plain else self.locked_point)(op, obj)
             event.label = op
             self.interleaving = False
             self._atomic.outer = True
+            if not plain:
+                self.buffers = None
         else:
             self._atomic.depth += 1
         return self._atomic
@@ -250,9 +269,23 @@ class Machine:
         self.reached.add(what)
 
     def emit(self, what: str, *args: Any) -> None:
-        """Tell listeners (monitors) of something that happened in the current event."""
+        """Tell listeners (monitors) of something that happened in the current event.
+        They see memory, not what waits in the running task's store buffer."""
+        buffers = self.buffers
+        self.buffers = None
         for listener in self.listeners:
             listener(what, args)
+        self.buffers = buffers
+
+    def buffered_sections(self) -> set[tuple[int, int]]:
+        """RCU sections (task, number) whose stores still wait in a buffer."""
+        buffers = self._all_buffers
+        return set() if buffers is None else buffers.pending_sections()
+
+    def smp_mb(self) -> None:
+        """A full fence.  No point where there are no store buffers."""
+        if self.buffers is not None:
+            self.buffers.fence()
 
     # --- retry loops are awaits -------------------------------------------------
 
@@ -337,10 +370,11 @@ class Machine:
         self.dead = False
         self.sequential = Task(-1, "sequential", None)
         self.tasks = [Task(i, name, body) for i, (name, body) in enumerate(bodies)]
+        self._choose_memory_model()
         if self.history is not None:
-            self.histories = [[] for _ in bodies]
+            self.histories = [[] for _ in self.tasks]
         if policy.kind == "pct":
-            self._plan_pct(len(bodies))
+            self._plan_pct(len(self.tasks))
         self._main = getcurrent()
         try:
             self._start()
@@ -390,6 +424,17 @@ class Machine:
             n += 1
         return n
 
+    def _choose_memory_model(self) -> None:
+        """Under TSO every task gets a store buffer, an actor that the explorer schedules."""
+        if self.memory_model not in MEMORY_MODELS:
+            raise MachineError(f"no memory model {self.memory_model!r}: SC or TSO")
+        self.buffers = self._all_buffers = None
+        self.locked_point = self.point
+        if self.memory_model == "TSO":
+            self.buffers = self._all_buffers = StoreBuffers(self, self.tasks)
+            self.locked_point = self.buffers.locked_point
+            self.tasks = self.tasks + self.buffers.actors
+
     def _start(self) -> None:
         """Let every task run to its first point (nothing shared happens before it)."""
         self.exploring = self.interleaving = True
@@ -428,6 +473,8 @@ class Machine:
         """Unwind unfinished tasks; points do nothing meanwhile."""
         self.dead = True
         self.exploring = self.interleaving = False
+        self.buffers = self._all_buffers = None
+        self.locked_point = self.point
         for task in self.tasks:
             glet = task.glet
             if glet is not None and not glet.dead:
@@ -443,7 +490,8 @@ class Machine:
     def _pending(self) -> list[Event]:
         pending = []
         for task in self.tasks:
-            if not task.done:
+            idle = task.daemon and task.ready is not None and not task.ready()
+            if not task.done and not idle:
                 event = Event(task.id, task.count, task.op, task.obj)
                 event.off = task.off
                 pending.append(event)
@@ -467,12 +515,12 @@ class Machine:
                 enabled.append(task)
             else:
                 task.off = position
-                waiting = True
+                waiting = waiting or not task.daemon
         if not enabled:
             if not waiting:
                 self._status = "complete"
             else:
-                waits = [t.op for t in self.tasks if not t.done]
+                waits = [t.op for t in self.tasks if not t.done and not t.daemon]
                 self._status = "deadlock" if all(w.endswith("lock") for w in waits) else "stuck"
                 self._report_blocked()
             return None
@@ -553,9 +601,10 @@ class Machine:
         }
 
     def _report_blocked(self) -> None:
-        what = "; ".join(f"{t.name} waits at {t.op} {t.obj}" for t in self.tasks if not t.done)
+        waiting = [t for t in self.tasks if not t.done and not t.daemon]
+        what = "; ".join(f"{t.name} waits at {t.op} {t.obj}" for t in waiting)
         rule = "DEADLOCK" if self._status == "deadlock" else "STUCK"
-        self.emit("stuck", [(t.name, t.op, t.obj) for t in self.tasks if not t.done])
+        self.emit("stuck", [(t.name, t.op, t.obj) for t in waiting])
         self.report(rule, what)
 
 
@@ -579,3 +628,4 @@ class _Step:
             self.outer = False
             m = self.m
             m.interleaving = m.exploring and not m.dead
+            m.buffers = m._all_buffers

@@ -54,6 +54,12 @@ TRY_EXCL: Final = 10
 FAIL_SHARED: Final = 11  # failed try
 FAIL_EXCL: Final = 12
 
+# Kinds on a store buffer (septum.machine.buffers).
+PUT: Final = 13  # a store entered
+TAKE: Final = 14  # it left for memory
+FORWARD: Final = 15  # an own load took its value
+EMPTY: Final = 16  # a fence or locked operation, after everything left
+
 KIND_NAMES: Final = (
     "read",
     "write",
@@ -68,6 +74,10 @@ KIND_NAMES: Final = (
     "try-excl",
     "fail-shared",
     "fail-excl",
+    "put",
+    "take",
+    "forward",
+    "empty",
 )
 
 COMMUTE: Final = 0
@@ -132,6 +142,13 @@ def _build() -> list[list[int]]:
     put(shared, (AWAIT,), RACE)
     put(fails, (AWAIT, READ), COMMUTE)
     put((AWAIT, READ), fails, COMMUTE)
+
+    # Store buffers.  A load before the flush was forwarded; after it, it reads memory, which
+    # others may have changed.  What follows what is fixed in all other pairs.
+    put((FORWARD,), (TAKE,), RACE)
+    put((TAKE,), (FORWARD,), RACE)
+    put((PUT, EMPTY), (TAKE,), ENABLE)
+    put((TAKE,), (PUT, EMPTY), ENABLE)
     return table
 
 

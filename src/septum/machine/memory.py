@@ -47,11 +47,15 @@ class Word(Cell):
         """READ_ONCE()."""
         m = self.m
         event = m.point("read", self.name) if m.interleaving else None
-        m.acc.append((self.name, READ))
-        v = self.v
-        page = self.page
-        if page is not None and page.v is not LIVE:
-            page.judge(self.name)
+        own = m.buffers.forward(self) if m.buffers is not None else None
+        if own is not None:
+            v = own.value
+        else:
+            m.acc.append((self.name, READ))
+            v = self.v
+            page = self.page
+            if page is not None and page.v is not LIVE:
+                page.judge(self.name)
         if event is not None:
             event.seen = event.left = v
         if m.history is not None:
@@ -59,8 +63,11 @@ class Word(Cell):
         return v
 
     def write(self, v: Any) -> None:
-        """WRITE_ONCE(): a plain store."""
+        """WRITE_ONCE(): a plain store (under TSO, into the task's store buffer)."""
         m = self.m
+        if m.buffers is not None:
+            m.buffers.put(self, v)
+            return
         event = m.point("write", self.name) if m.interleaving else None
         old = self.v
         self._store(v)
@@ -71,7 +78,7 @@ class Word(Cell):
     def xchg(self, v: Any) -> Any:
         """Atomic exchange; the old value."""
         m = self.m
-        event = m.point("xchg", self.name) if m.interleaving else None
+        event = m.locked_point("xchg", self.name) if m.interleaving else None
         old = self.v
         self._store(v)
         if event is not None:
@@ -88,7 +95,7 @@ class Word(Cell):
         retry is worth it at once.
         """
         m = self.m
-        event = m.point("cmpxchg", self.name) if m.interleaving else None
+        event = m.locked_point("cmpxchg", self.name) if m.interleaving else None
         old = self.v
         if m.history is not None:
             m.history.append(old)
@@ -111,7 +118,7 @@ class Word(Cell):
     def fetch_and(self, mask: int) -> int:
         """atomic64_fetch_and(); the old value."""
         m = self.m
-        event = m.point("fetch_and", self.name) if m.interleaving else None
+        event = m.locked_point("fetch_and", self.name) if m.interleaving else None
         old: int = self.v
         self._store(old & mask)
         if event is not None:
@@ -124,7 +131,7 @@ class Word(Cell):
     def fetch_or(self, mask: int) -> int:
         """Atomic OR; the old value (the CPU setting A or D)."""
         m = self.m
-        event = m.point("fetch_or", self.name) if m.interleaving else None
+        event = m.locked_point("fetch_or", self.name) if m.interleaving else None
         old: int = self.v
         self._store(old | mask)
         if event is not None:
@@ -137,7 +144,7 @@ class Word(Cell):
     def fetch_add(self, n: int) -> int:
         """Atomic add whose old value is used: does not commute with other adds."""
         m = self.m
-        event = m.point("fetch_add", self.name) if m.interleaving else None
+        event = m.locked_point("fetch_add", self.name) if m.interleaving else None
         old: int = self.v
         self._store(old + n)
         if event is not None:
@@ -150,7 +157,7 @@ class Word(Cell):
     def add(self, n: int) -> None:
         """Atomic add whose result nobody looks at: commutes with other adds."""
         m = self.m
-        event = m.point("add", self.name) if m.interleaving else None
+        event = m.locked_point("add", self.name) if m.interleaving else None
         m.acc.append((self.name, ADD))
         m.journal.append((self, self.v, self.wseq))
         if event is not None:
@@ -158,6 +165,21 @@ class Word(Cell):
             event.left = self.v + n
         self.v += n
         self.wseq = m.seq
+
+    def peek(self) -> Any:
+        """As `Cell.peek`; the running task's own buffered store comes first."""
+        m = self.m
+        own = m.buffers.forward(self) if m.buffers is not None else None
+        if own is None:
+            return super().peek()
+        if m.history is not None:
+            m.history.append(own.value)
+        return own.value
+
+    def view(self) -> Any:
+        """What the running task would read now, without an access (a trace line)."""
+        buffers = self.m.buffers
+        return self.v if buffers is None else buffers.view(self)
 
     def init(self, v: Any) -> None:
         """Store to memory that no other task can reach yet: not a point."""
@@ -238,7 +260,8 @@ class Page(Cell):
                 m.report("I6", f"{self.name} is passed to call_rcu() twice", self.name)
             m.acc.append((m.rcu.name, ADD))
             m.rcu.set((*m.rcu.v, callback))
-            self.readers.set(frozenset((t.id, t.rcu_section) for t in m.tasks if t.rcu_depth > 0))
+            readers = {(t.id, t.rcu_section) for t in m.tasks if t.rcu_depth > 0}
+            self.readers.set(frozenset(readers | m.buffered_sections()))
             self.poke(IN_GRACE)
 
     def _retire(self) -> None:

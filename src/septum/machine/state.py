@@ -75,6 +75,7 @@ class Task:
         "blame",
         "body",
         "count",
+        "daemon",
         "done",
         "glet",
         "held",
@@ -102,6 +103,7 @@ class Task:
         self.ready: Callable[[], bool] | None = None
         self.off = -1
         self.done = False
+        self.daemon = False  # a store buffer: waits for work, need not finish
         self.started = False
         self.held: list[str] = []
         self.rcu_depth = 0

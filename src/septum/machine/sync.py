@@ -121,7 +121,7 @@ class RWLock(Cell):
                 m.report("I10", f"{op}({self.name}) while holding {other}: wrong lock order")
         _ORDER[self.name] = self.order
         if m.interleaving:
-            m.point(op, self.name, ready)
+            m.locked_point(op, self.name, ready)
         elif not ready() and not m.dead:
             m.report(
                 "DEADLOCK",
@@ -134,7 +134,7 @@ class RWLock(Cell):
     def _release(self, op: str, kind: int) -> None:
         m = self.m
         if m.interleaving:
-            m.point(op, self.name)
+            m.locked_point(op, self.name)
         m.acc.append((self.name, kind))
         self.wseq = m.seq
         if self.name in m.current.held:
@@ -268,18 +268,19 @@ class SRCU(Cell):
     def read_lock(self) -> int:
         m = self.m
         if m.interleaving:
-            m.point("srcu_read_lock", self.name)
+            m.locked_point("srcu_read_lock", self.name)
         token = m.current.count
         m.acc.append((self.name, SHARED))
         self._change((*self.v, (m.current.id, token)))
         return token
 
-    def read_unlock(self, token: int) -> None:
+    def read_unlock(self, token: int, *, mb: bool = True) -> None:
+        """``mb``: with the full barrier of __srcu_read_unlock(), which SRCU-fast lacks."""
         m = self.m
         if m.dead:
             return
         if m.interleaving:
-            m.point("srcu_read_unlock", self.name)
+            (m.locked_point if mb else m.point)("srcu_read_unlock", self.name)
         entry = (m.current.id, token)
         if entry not in self.v:
             m.report("I10", f"{self.name}: srcu_read_unlock() without the section", self.name)
@@ -319,6 +320,7 @@ def wait_until(word: Word, done: Callable[[Any], bool], why: str) -> None:
     """
     m = word.m
     if m.interleaving:
+        m.smp_mb()  # the IPI has drained the buffer already, as a rule
         m.point(why, word.name, lambda: done(word.v))
     elif not done(word.v) and not m.dead:
         m.report("STUCK", f"{why}: {word.name} waits with nobody to change it")

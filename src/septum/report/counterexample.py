@@ -167,7 +167,7 @@ def order_sentence(ce: Counterexample, replay: Replay) -> str:
             f"{first} before {second} breaks {rule}, {second} before {first} keeps it."
         )
     until = ce.finding.step
-    tasks = {event.task for event in replay.events[: until + 1]}
+    tasks = {replay.owner(event.task) for event in replay.events[: until + 1]}
     if ce.finding.task >= 0 and len(tasks) == 1:
         name = clean(replay.task_names[next(iter(tasks))])
         return f"Only {name} has run by then: {rule} breaks without any race."

@@ -84,6 +84,8 @@ def describe(event: Event, told: Sequence[str] = ()) -> str:
         return f"read {obj}: {value(event.seen, obj)}"
     if event.seen is None and event.left is None:
         return f"{op} {obj}"
+    if op == "store":
+        return f"store {obj}: {change(event.seen, event.left, obj)} (buffered)"
     return f"{op} {obj}: {change(event.seen, event.left, obj)}"
 
 
@@ -102,6 +104,8 @@ def legend(replay: Replay, folded: bool) -> str:
         parts.append("* racing pair")
     if replay.findings:
         parts.append("! rule broken here")
+    if replay.buffers:
+        parts.append("flush: a buffered store becomes visible")
     if folded:
         parts.append("(n steps) not shown; all with septum show --all")
     return "; ".join(parts)
@@ -141,7 +145,8 @@ class _Table:
         self.state: Mapping[str, Any] | None = None
         self.now: Mapping[str, Any] | None = None
         self.everything = False
-        self.names = [clean(name) for name in replay.task_names]
+        shown = len(replay.task_names) - replay.buffers  # a flush is in its task's column
+        self.names = [clean(name) for name in replay.task_names[:shown]]
         self.digits = max(len(str(max(len(replay.events) - 1, 0))), 2)
         self.margin = self.digits + 4
         n = max(len(self.names), 1)
@@ -178,11 +183,15 @@ class _Table:
                 self._flush()
                 self._step(at, event, at in marked)
             else:
-                self.hidden[event.task] = self.hidden.get(event.task, 0) + 1
+                self._hide(event)
         for event in replay.events[end + 1 :]:
-            self.hidden[event.task] = self.hidden.get(event.task, 0) + 1
+            self._hide(event)
         self._flush()
         return self.lines
+
+    def _hide(self, event: Event) -> None:
+        task = self.replay.owner(event.task)
+        self.hidden[task] = self.hidden.get(task, 0) + 1
 
     def _head(self) -> None:
         rule = "-" * self.column
@@ -216,20 +225,21 @@ class _Table:
 
     def _step(self, at: int, event: Event, broken: bool) -> None:
         function = function_of(event)
-        if function != self.inside.get(event.task, ""):
-            self.inside[event.task] = function
-            self._put(event.task, "", self._function(event, function), "function")
+        task = self.replay.owner(event.task)
+        if function != self.inside.get(task, ""):
+            self.inside[task] = function
+            self._put(task, "", self._function(event, function), "function")
         star = "*" if self.replay.pair is not None and at in self.replay.pair else " "
         bang = "!" if broken else " "
         mark = f"{star}{bang}{at:>{self.digits}}"
         kind = "finding" if broken else "racing" if star == "*" else ""
         told = self.replay.traces.get(at, ())
-        self._put(event.task, mark, describe(event, told), kind)
+        self._put(task, mark, describe(event, told), kind)
         for text in told:
             if is_call(text) and not text.startswith(f"{event.op} -> "):
-                self._put(event.task, "", text, "trace", indent="  ")
+                self._put(task, "", text, "trace", indent="  ")
             elif self.everything and not is_call(text):
-                self._put(event.task, "", f"trace {text}", "trace", indent="  ")
+                self._put(task, "", f"trace {text}", "trace", indent="  ")
         self._state()
 
     def _function(self, event: Event, function: str) -> str:

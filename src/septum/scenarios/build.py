@@ -108,9 +108,12 @@ def build(
     scenario: str | Scenario,
     params: Mapping[str, Any] | None = None,
     monitors_off: Iterable[str] = (),
+    *,
+    memory_model: str = "SC",
 ) -> Built:
     """Make the VM in its start state and the tasks that are to be explored.
 
+    :param memory_model: ``SC`` or ``TSO``, for the tasks; the start state is sequential.
     :raises DesignError, UnknownScenario, BadParameter: with what to do about it.
     :raises StartError: the design fails before anything races.
     """
@@ -128,6 +131,7 @@ def build(
     if chosen["profile"] not in PROFILES:
         raise BadParameter(f"no profile {chosen['profile']!r}; there are {', '.join(PROFILES)}")
     machine = Machine()
+    machine.memory_model = memory_model
     kvm = _started(machine, geometry, base, scenario.start, chosen)
     # Toggles and mutants are judged in the race, not for what they did to its start.
     vars(kvm.fn).update(design.functions)

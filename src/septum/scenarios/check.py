@@ -88,7 +88,7 @@ def check(
             design, scenario.name, dict(params or {}), "n/a", note=f"needs {', '.join(lacking)}"
         )
     try:
-        built = build(design, scenario, params, monitors_off)
+        built = build(design, scenario, params, monitors_off, memory_model=options.memory_model)
     except StartError as error:
         return CheckResult(design, scenario.name, dict(params or {}), "error", note=str(error))
     if scenario.bound and not options.max_executions and not options.budget_s:
@@ -131,7 +131,7 @@ def check(
 def _violated(
     row: CheckResult, built: Built, result: SearchResult, found: Found, options: Options
 ) -> None:
-    small = minimise(built.program, len(built.program.bodies), found, Limits(options.steps))
+    small = minimise(built.program, built.program.actors, found, Limits(options.steps))
     row.verdict = "error" if small.finding.rule == "EXCEPTION" else "violated"
     row.finding = small.finding
     row.counterexample = replace(record(built, small), design=row.design)

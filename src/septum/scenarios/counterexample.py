@@ -14,7 +14,7 @@ from typing import Any
 from septum import __version__
 from septum.explore.minimise import deciding_race
 from septum.explore.result import Found
-from septum.machine import Decision, Event, Execution, Finding, Limits
+from septum.machine import MEMORY_MODELS, Decision, Event, Execution, Finding, Limits
 from septum.scenarios.build import Built, build
 from septum.scenarios.result import Counterexample, Replay
 
@@ -158,6 +158,11 @@ def load(path: Path) -> Counterexample:
         raise BadCounterexample(
             f"{path}: format {data['format']} is newer than this septum reads ({FORMAT})"
         )
+    if data["memory_model"] not in MEMORY_MODELS:
+        raise BadCounterexample(
+            f"{path}: memory model {data['memory_model'][:20]!r}; this septum knows "
+            f"{' and '.join(MEMORY_MODELS)}"
+        )
     decisions, labels = _decisions(path, data["decisions"])
     finding = data["finding"]
     for key in ("id", "message", "step"):
@@ -213,7 +218,7 @@ def replay(ce: Counterexample, *, states: bool = False) -> Replay:
     :param states: also keep both trees after every step (`Replay.states`).
     :raises Diverged: the schedule no longer fits the program.
     """
-    built = build(ce.design, ce.scenario, ce.params)
+    built = build(ce.design, ce.scenario, ce.params, memory_model=ce.memory_model)
     names = built.program.task_names
     for n, decision in enumerate(ce.decisions):
         if decision.task >= len(names):
@@ -241,7 +246,8 @@ def replay(ce: Counterexample, *, states: bool = False) -> Replay:
     if again is not None:
         found = Found(again, execution.decisions)
         pair = deciding_race(built.program, len(names), found, Limits())
-    return Replay(execution.events, names, execution.findings, pair, told, kept)
+    buffers = built.program.actors - len(built.program.bodies)
+    return Replay(execution.events, names, execution.findings, pair, told, kept, buffers)
 
 
 def _other_version(ce: Counterexample) -> str:

@@ -35,7 +35,11 @@ def script_of(ce: Counterexample) -> Policy:
 
 def follow(ce: Counterexample, design: str | Design) -> Replay:
     """Run the schedule of ``ce`` on ``design``."""
-    built = build(design, ce.scenario, ce.params)
+    built = build(design, ce.scenario, ce.params, memory_model=ce.memory_model)
     scripted = built.program.run((), None, script_of(ce))
     execution, told = run_traced(built, scripted.decisions)
-    return Replay(execution.events, built.program.task_names, execution.findings, None, told)
+    program = built.program
+    buffers = program.actors - len(program.bodies)
+    return Replay(
+        execution.events, program.task_names, execution.findings, None, told, buffers=buffers
+    )

@@ -68,7 +68,7 @@ def _shift(event: Event, cut: int) -> None:
 
 def search_near(ce: Counterexample, options: Options) -> CheckResult:
     """A row for the design and scenario of ``ce``, searched near its schedule."""
-    built = build(ce.design, ce.scenario, ce.params)
+    built = build(ce.design, ce.scenario, ce.params, memory_model=ce.memory_model)
     begun = perf_counter()
     followed = built.program.run((), None, script_of(ce))
     total = SearchResult(options.strategy)
@@ -102,7 +102,7 @@ def search_near(ce: Counterexample, options: Options) -> CheckResult:
     )
     found = primary(total)
     if found is not None:
-        small = minimise(built.program, len(built.program.bodies), found, Limits(options.steps))
+        small = minimise(built.program, built.program.actors, found, Limits(options.steps))
         row.verdict = "violated"
         row.finding = small.finding
         row.counterexample = replace(record(built, small), design=ce.design)

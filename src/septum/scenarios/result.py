@@ -46,6 +46,8 @@ class Replay:
     :ivar traces: position of an event -> what the model told at it (SEAMCALL leaf and
         status, trace lines), as short texts.
     :ivar states: position of an event -> state after it, filled on request only.
+    :ivar buffers: how many of the last names in ``task_names`` are store buffers, in the
+        order of the tasks they belong to (memory model TSO).
     """
 
     events: list[Event]
@@ -54,6 +56,12 @@ class Replay:
     pair: tuple[int, int] | None = None
     traces: dict[int, list[str]] = field(default_factory=dict)
     states: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    buffers: int = 0
+
+    def owner(self, task: int) -> int:
+        """The task itself, or the one whose store buffer it is."""
+        tasks = len(self.task_names) - self.buffers
+        return task if task < tasks else task - tasks
 
 
 @dataclass(slots=True)
