@@ -18,7 +18,17 @@ from septum import __version__
 
 __all__ = ["main"]
 
-_COMMANDS = ("check", "compare", "designs", "monitors", "replay", "scenarios", "show", "tdx")
+_COMMANDS = (
+    "campaign",
+    "check",
+    "compare",
+    "designs",
+    "monitors",
+    "replay",
+    "scenarios",
+    "show",
+    "tdx",
+)
 
 
 class _Septum(click.Group):

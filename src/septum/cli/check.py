@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from septum.cli.options import INPUT, explorer, format_option, search_options
+from septum.cli.options import INPUT, explorer, format_option, search_options, words_of
 from septum.cli.printing import print_counterexamples
-from septum.cli.running import Outcome, default_directory, go_on, run, save_all, select_rows
+from septum.cli.running import Outcome, Places, default_directory, go_on, run, save_all, select_rows
 from septum.cli.terminal import painter, width
 from septum.report.documents import check_document, dump
 from septum.report.junit import junit
@@ -43,6 +43,12 @@ _TEST_REPORTS = {"ktap": ktap, "junit": junit}
     default=None,
     help="Print each counterexample's interleaving (default: unless --expect is given).",
 )
+@click.option(
+    "--campaign",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Keep all work in DIR: after an interruption, the same command goes on.",
+)
 @click.option("--wide", is_flag=True, help="Every count, not bound to 78 columns.")
 @format_option("ktap", "junit")
 @search_options
@@ -57,9 +63,11 @@ def command(
     near: Path | None,
     save: Path | None,
     tables: bool | None,
+    campaign: Path | None,
     wide: bool,
     form: str,
     jobs: int,
+    cluster: str | None,
     force: bool,
     params: tuple[tuple[str, int | str], ...],
     **search: Any,
@@ -73,14 +81,15 @@ def command(
     3: inconclusive; 2: wrong usage; 130: interrupted.
     """
     options = explorer(**search)
+    places = Places(jobs, cluster, campaign, words_of(ctx))
     if near is not None:
-        if positional or designs or scenarios or expected:
+        if positional or designs or scenarios or expected or campaign:
             raise click.UsageError("--from names design and scenario itself: give nothing else")
         row = search_near(load(near), options)
         outcome = Outcome([row], row.seconds, [])
     else:
         rows = select_rows([*positional, *designs], scenarios)
-        outcome = run(rows, jobs=jobs, options=options, params=dict(params), force=force)
+        outcome = run(rows, places=places, options=options, params=dict(params), force=force)
     results = outcome.results
     files = {}
     if save is not None or expected is None:
@@ -117,12 +126,14 @@ def command(
         click.echo(summary_line(results, outcome.seconds))
         if differences is not None:
             click.echo("\n".join(difference_lines(differences, str(expected))))
-    _end(ctx, outcome, differences)
+    _end(ctx, outcome, places, differences)
 
 
-def _end(ctx: click.Context, outcome: Outcome, differences: Sequence[str] | None) -> None:
+def _end(
+    ctx: click.Context, outcome: Outcome, places: Places, differences: Sequence[str] | None
+) -> None:
     if outcome.interrupted:
-        click.echo("\n".join(go_on(outcome)), err=True)
+        click.echo("\n".join(go_on(outcome, places)), err=True)
         ctx.exit(130)
     if differences is not None:
         ctx.exit(1 if differences else 0)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from septum.cli.options import explorer, format_option, search_options
-from septum.cli.running import default_directory, go_on, run, save_all, select_rows
+from septum.cli.running import Places, default_directory, go_on, run, save_all, select_rows
 from septum.cli.terminal import painter, width
 from septum.report.compare import compare_table, contrasts, same_schedule
 from septum.report.documents import compare_document, dump
@@ -34,6 +34,7 @@ def command(
     wide: bool,
     form: str,
     jobs: int,
+    cluster: str | None,
     force: bool,
     params: tuple[tuple[str, int | str], ...],
     **search: Any,
@@ -47,7 +48,9 @@ def command(
         raise click.UsageError("name at least two designs; septum designs lists them")
     rows = select_rows(designs, scenarios)
     options = explorer(**search)
-    outcome = run(rows, jobs=jobs, options=options, params=dict(params), force=force)
+    outcome = run(
+        rows, places=Places(jobs, cluster), options=options, params=dict(params), force=force
+    )
     results = outcome.results
     files = save_all(results, default_directory())
     if form == "json":

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from septum.explore import STRATEGIES, Options
 from septum.machine import MEMORY_MODELS
 
-__all__ = ["DURATION", "INPUT", "PARAM", "explorer", "format_option", "search_options"]
+__all__ = ["DURATION", "INPUT", "PARAM", "explorer", "format_option", "search_options", "words_of"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -126,7 +127,10 @@ _SEARCH = (
         default=1,
         show_default=True,
         metavar="N",
-        help="Rows checked at the same time.",
+        help="Worker processes.",
+    ),
+    click.option(
+        "--cluster", metavar="ADDRESS", help="Explore on a Dask cluster (extra septum[cluster])."
     ),
     click.option(
         "--param",
@@ -137,6 +141,30 @@ _SEARCH = (
         help="Change a parameter of the scenarios, e.g. bits=2.  May be repeated.",
     ),
 )
+
+
+def words_of(ctx: click.Context) -> list[str]:
+    """The command line as it was understood: words that give the same again."""
+    words = [str(ctx.command.name)]
+    for param in ctx.command.params:
+        name = str(param.name)
+        if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        value = ctx.params[name]
+        if isinstance(param, click.Argument):
+            words += [str(v) for v in value]
+        elif isinstance(param, click.Option) and param.is_flag:
+            words.append(param.opts[0] if value else param.secondary_opts[0])
+        else:
+            for one in value if param.multiple else (value,):
+                words += [param.opts[0], _word(one)]
+    return words
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "=".join(map(str, value))
+    return f"{value:g}s" if isinstance(value, float) else str(value)
 
 
 def explorer(

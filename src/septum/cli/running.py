@@ -7,14 +7,11 @@ goes on.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
-import signal
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from time import perf_counter
@@ -22,23 +19,40 @@ from typing import Any
 
 import click
 
-from septum.cli.terminal import progress
+from septum.cli.watch import watch
 from septum.designs import lookup
-from septum.explore import Options
+from septum.explore import Options, SearchResult
 from septum.report.layout import clean, command, number
+from septum.scenarios.campaign import Campaign
 from septum.scenarios.check import DEFAULT_DESIGNS, check_many, default_rows
+from septum.scenarios.cluster import ClusterCrew
 from septum.scenarios.counterexample import save
+from septum.scenarios.crew import Crew, ProcessCrew
 from septum.scenarios.result import CheckResult
+from septum.scenarios.rows import INTERRUPTED, conclude, make
 from septum.scenarios.suite import SCENARIOS, find
 
-__all__ = ["Outcome", "default_directory", "go_on", "run", "save_all", "select_rows"]
+__all__ = [
+    "HERE",
+    "Outcome",
+    "Places",
+    "default_directory",
+    "go_on",
+    "run",
+    "save_all",
+    "select_rows",
+]
 
 Row = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Finished rows in the order asked for, and whether Ctrl-C cut the run short."""
+    """Rows in the order asked for, and whether Ctrl-C cut the run short.
+
+    :ivar results: finished rows, and what is known of those that were interrupted.
+    :ivar left: rows that are not finished.
+    """
 
     results: list[CheckResult]
     seconds: float
@@ -47,6 +61,25 @@ class Outcome:
     @property
     def interrupted(self) -> bool:
         return bool(self.left)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Who explores, and where it is kept.
+
+    :ivar jobs: worker processes; 1: this one.
+    :ivar cluster: address of a Dask scheduler instead.
+    :ivar campaign: directory of a campaign.
+    :ivar words: the command line, to go on.
+    """
+
+    jobs: int = 1
+    cluster: str | None = None
+    campaign: Path | None = None
+    words: Sequence[str] = ()
+
+
+HERE = Places()
 
 
 def select_rows(designs: Sequence[str], scenarios: Sequence[str]) -> list[Row]:
@@ -76,60 +109,108 @@ def _default_scenarios() -> list[str]:
 def run(
     rows: Sequence[Row],
     *,
-    jobs: int,
+    places: Places,
     options: Options,
     params: Mapping[str, Any],
     force: bool,
 ) -> Outcome:
-    """Check the rows."""
+    """Check the rows.
+
+    :raises BadCampaign, NoCluster: with what to do.
+    """
     finished: dict[int, CheckResult] = {}
+    partial: dict[int, SearchResult] = {}
     begun = perf_counter()
-    with _workers(min(jobs, len(rows))) as executor, progress(len(rows)) as advance:
+    interrupted = False
+    with (
+        _crew(places) as crew,
+        _campaign(rows, places, options, params, force) as store,
+        watch(rows) as told,
+    ):
+        for row in store.again if store is not None else ():
+            told.say(f"{row.design} / {row.name}: the design has changed: checked again")
+
+        def tell(n: int, found: SearchResult) -> None:
+            partial[n] = found
+            told.unit(n, found)
+
         try:
             for n, result in check_many(
-                rows, options=options, params=params, force=force, executor=executor
+                rows,
+                options=options,
+                params=params,
+                force=force,
+                crew=crew,
+                store=store,
+                progress=tell,
             ):
                 if result.counterexample is not None:
                     # By the name that finds it again: a file's path, not its NAME.
                     named = replace(result.counterexample, design=result.design)
                     result.counterexample = named
                 finished[n] = result
-                advance(result)
+                told.row(result)
         except KeyboardInterrupt:
-            _stop_workers()
+            interrupted = True
     left = [row for n, row in enumerate(rows) if n not in finished]
+    if interrupted:
+        for n, found in partial.items():
+            if n not in finished:
+                found.bounds_hit = [*found.bounds_hit, INTERRUPTED]
+                finished[n] = conclude(make(*rows[n], options, params, force=force), found)
     results = [finished[n] for n in sorted(finished)]
     return Outcome(results, perf_counter() - begun, left)
 
 
 @contextmanager
-def _workers(jobs: int) -> Iterator[Executor | None]:
-    """Worker processes, or None to run here.  They leave Ctrl-C to us."""
-    if jobs <= 1:
+def _crew(places: Places) -> Iterator[Crew | None]:
+    """Workers, or None to explore here."""
+    if places.cluster is not None:
+        crew: Crew = ClusterCrew(places.cluster)
+    elif places.jobs > 1:
+        crew = ProcessCrew(places.jobs)
+    else:
         yield None
         return
-    with ProcessPoolExecutor(jobs, initializer=_ignore_interrupt) as executor:
-        yield executor
+    try:
+        yield crew
+    finally:
+        crew.close()
 
 
-def _ignore_interrupt() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def _campaign(
+    rows: Sequence[Row], places: Places, options: Options, params: Mapping[str, Any], force: bool
+) -> Iterator[Campaign | None]:
+    if places.campaign is None:
+        yield None
+        return
+    facts = {"options": asdict(options), "params": dict(params), "force": force}
+    made = [make(*row, options, params, force=force) for row in rows]
+    campaign = Campaign(places.campaign, facts, made)
+    try:
+        campaign.note("command", list(places.words))
+        yield campaign
+    finally:
+        campaign.close()
 
 
-def _stop_workers() -> None:
-    for process in multiprocessing.active_children():
-        process.terminate()
-
-
-def go_on(outcome: Outcome) -> list[str]:
-    """After Ctrl-C: how to check what is left, with one command per set of scenarios."""
+def go_on(outcome: Outcome, places: Places = HERE) -> list[str]:
+    """After Ctrl-C: how to check what is left; without a campaign with one command per set
+    of scenarios."""
+    rows = number(len(outcome.left), "row")
+    if places.campaign is not None:
+        return [
+            f"Interrupted: {rows} left.  To go on where it stopped:",
+            *command(["septum", *places.words]),
+        ]
     left: dict[str, list[str]] = {}
     for design, scenario in outcome.left:
         left.setdefault(design, []).append(scenario)
     groups: dict[tuple[str, ...], list[str]] = {}
     for design, scenarios in left.items():
         groups.setdefault(tuple(scenarios), []).append(design)
-    lines = [f"Interrupted: {number(len(outcome.left), 'row')} left.  To check what is left:"]
+    lines = [f"Interrupted: {rows} left (--campaign DIR keeps what was done).  To check them:"]
     if outcome.left == default_rows():
         return [*lines, *command(["septum", "check"])]
     for names, designs in groups.items():

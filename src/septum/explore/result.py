@@ -77,12 +77,25 @@ class SearchResult:
             for finding in execution.findings:
                 self._keep(finding, decisions)
 
-    def _keep(self, finding: Finding, decisions: list[Decision]) -> None:
+    def add(self, other: SearchResult) -> None:
+        """Count what another part of the same search did, after what is counted here."""
+        self.executions += other.executions
+        self.blocked += other.blocked
+        self.matched += other.matched
+        self.steps += other.steps
+        self.seconds += other.seconds
+        self.folded = self.folded or other.folded
+        self.bounds_hit = sorted({*self.bounds_hit, *other.bounds_hit})
+        self.reached |= other.reached
+        for found in other.found.values():
+            self._keep(found.finding, found.decisions, found.times)
+
+    def _keep(self, finding: Finding, decisions: list[Decision], times: int = 1) -> None:
         old = self.found.get(finding.rule)
         if old is None:
-            self.found[finding.rule] = Found(finding, decisions)
+            self.found[finding.rule] = Found(finding, decisions, times)
             return
-        old.times += 1
+        old.times += times
         cut = decisions[: finding.step + 1]
         if schedule_key(cut) < schedule_key(old.decisions[: old.finding.step + 1]):
             old.finding = finding

@@ -15,7 +15,7 @@ from septum.explore.result import SearchResult
 from septum.explore.sample import sample
 from septum.machine import Execution, Limits
 
-__all__ = ["DEFAULTS", "STRATEGIES", "Options", "search"]
+__all__ = ["DEFAULTS", "STRATEGIES", "Options", "no_collector", "search"]
 
 STRATEGIES = {
     "dpor": "source-DPOR with sleep sets: every trace once, complete",
@@ -59,12 +59,12 @@ def search(
     on_execution: Callable[[Execution], None] | None = None,
 ) -> SearchResult:
     """Explore ``program`` as ``options`` say."""
-    with _no_collector():
+    with no_collector():
         return _search(program, options, progress, on_execution)
 
 
 @contextmanager
-def _no_collector() -> Iterator[None]:
+def no_collector() -> Iterator[None]:
     """Executions leave no cycles behind, so Python's cycle collector only costs time."""
     was = gc.isenabled()
     gc.disable()

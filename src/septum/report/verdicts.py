@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from septum.explore import SearchResult
 from septum.report.layout import (
     WIDTH,
     Paint,
@@ -29,6 +30,7 @@ __all__ = [
     "exit_code",
     "how_earned",
     "progress_line",
+    "searching_line",
     "summary_line",
     "verdict_counts",
     "verdict_table",
@@ -280,6 +282,17 @@ def progress_line(result: CheckResult, done: int, total: int) -> str:
         f"[{done}/{total}] {result.design} / {result.scenario}: "
         f"{result.verdict}{rule} ({how_earned(result)}, {duration(result.seconds)})"
     )
+
+
+def searching_line(
+    design: str, scenario: str, found: SearchResult, done: int = 0, total: int = 0
+) -> str:
+    """A row that is being explored, for a log; ``done`` of ``total`` rows are finished."""
+    rate = f", {found.executions / found.seconds:.0f}/s" if found.seconds else ""
+    broke = f", broke {' '.join(found.found)}" if found.found else ""
+    head = f"[{done}/{total}] " if total else ""
+    runs = number(found.executions, "execution")
+    return clean(f"{head}{design} / {scenario}: {runs}{rate}{broke} so far")
 
 
 def verdict_counts(results: Iterable[CheckResult]) -> dict[str, int]:

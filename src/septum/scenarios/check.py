@@ -4,22 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
-from dataclasses import replace
 from typing import Any
 
-from septum.designs.registry import lookup
-from septum.explore import Options, SearchResult, search
-from septum.explore.minimise import minimise
-from septum.explore.result import Found, schedule_key
+from septum.explore import Options, SearchResult
 from septum.explore.search import DEFAULTS
-from septum.machine import Limits
-from septum.scenarios.build import Built, build, missing_capabilities
-from septum.scenarios.counterexample import record
+from septum.scenarios.crew import Crew
 from septum.scenarios.model import Scenario
 from septum.scenarios.result import CheckResult
-from septum.scenarios.start import StartError
-from septum.scenarios.suite import SCENARIOS, find
+from septum.scenarios.rows import make, primary
+from septum.scenarios.scheduling import Store, run_rows
+from septum.scenarios.suite import SCENARIOS
 
 __all__ = ["DEFAULT_DESIGNS", "check", "check_many", "default_rows", "primary"]
 
@@ -52,19 +46,6 @@ def default_rows() -> list[tuple[str, str]]:
     return rows + [(REREAD, name) for name in REREAD_SCENARIOS] + others
 
 
-def primary(result: SearchResult) -> Found | None:
-    """The finding that a row reports: the one with the best schedule.  Findings of one
-    event keep the order in which they were made."""
-    best: Found | None = None
-    for found in result.found.values():
-        cut = found.decisions[: found.finding.step + 1]
-        if best is None or schedule_key(cut) < schedule_key(
-            best.decisions[: best.finding.step + 1]
-        ):
-            best = found
-    return best
-
-
 def check(
     design: str,
     scenario: str | Scenario,
@@ -78,94 +59,34 @@ def check(
     """One row of the verdict table.
 
     :param force: also run where the design lacks a capability that the scenario needs.
+    :param progress: called now and then with what was found so far.
     """
-    if isinstance(scenario, str):
-        scenario = find(scenario)
-    resolved = lookup(design)
-    lacking = missing_capabilities(resolved, scenario)
-    if lacking and not force:
-        return CheckResult(
-            design, scenario.name, dict(params or {}), "n/a", note=f"needs {', '.join(lacking)}"
-        )
-    try:
-        built = build(design, scenario, params, monitors_off, memory_model=options.memory_model)
-    except StartError as error:
-        return CheckResult(design, scenario.name, dict(params or {}), "error", note=str(error))
-    if scenario.bound and not options.max_executions and not options.budget_s:
-        options = replace(options, max_executions=scenario.bound)
-    result = search(built.program, options, progress=progress)
-    row = CheckResult(
-        design,
-        scenario.name,
-        built.params,
-        "",
-        complete=result.complete,
-        strategy=result.strategy,
-        memory_model=built.machine.memory_model,
-        executions=result.executions,
-        traces=result.traces,
-        blocked=result.blocked,
-        retries_folded=result.folded,
-        bounds_hit=list(result.bounds_hit),
-        reached=sorted(result.reached),
-        seconds=result.seconds,
-        steps=result.steps,
-        hypothetical=built.hypothetical,
-    )
-    found = primary(result)
-    row.missing = [w for w in scenario.must_occur if w not in result.reached]
-    if found is not None:
-        _violated(row, built, result, found, options)
-    elif row.missing:
-        row.verdict = "vacuous"
-        row.note = f"never occurred: {'; '.join(row.missing)}"
-    elif result.complete:
-        row.verdict = "holds"
-    elif result.strategy in ("random", "pct"):
-        row.verdict = "sampled"
-    else:
-        row.verdict = "bounded"
-    return row
+    row = make(design, scenario, options, params, monitors_off, force)
 
+    def tell(_: int, found: SearchResult) -> None:
+        if progress is not None:
+            progress(found)
 
-def _violated(
-    row: CheckResult, built: Built, result: SearchResult, found: Found, options: Options
-) -> None:
-    small = minimise(built.program, built.program.actors, found, Limits(options.steps))
-    row.verdict = "error" if small.finding.rule == "EXCEPTION" else "violated"
-    row.finding = small.finding
-    row.counterexample = replace(record(built, small), design=row.design)
-    row.other_findings = sorted(r for r in result.found if r != small.finding.rule)
+    ((_, result),) = run_rows([row], progress=tell)
+    return result
 
 
 def check_many(
     rows: Sequence[tuple[str, str]],
     *,
-    jobs: int = 1,
     options: Options = DEFAULTS,
     params: Mapping[str, Any] | None = None,
     force: bool = False,
-    executor: Executor | None = None,
+    crew: Crew | None = None,
+    store: Store | None = None,
+    progress: Callable[[int, SearchResult], None] | None = None,
 ) -> Iterator[tuple[int, CheckResult]]:
-    """Rows as they are finished, with their position in ``rows``."""
-    if jobs <= 1 and executor is None:
-        for n, (design, scenario) in enumerate(rows):
-            yield n, check(design, scenario, options=options, params=params, force=force)
-        return
-    pool = executor or ProcessPoolExecutor(max_workers=jobs)
-    try:
-        futures = {
-            pool.submit(_row, design, scenario, options, dict(params or {}), force): n
-            for n, (design, scenario) in enumerate(rows)
-        }
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    finally:
-        if executor is None:
-            pool.shutdown(wait=False, cancel_futures=True)
+    """Rows as they are finished, with their position in ``rows``.
 
-
-def _row(
-    design: str, scenario: str, options: Options, params: dict[str, Any], force: bool
-) -> CheckResult:
-    return check(design, scenario, options=options, params=params, force=force)
+    :param crew: where to explore; here and one after the other without.  Counts and
+        findings do not depend on it.
+    :param store: keeps what was done, and knows what was done before.
+    :param progress: called with a row's position and what was found in it so far.
+    """
+    made = [make(design, scenario, options, params, (), force) for design, scenario in rows]
+    return run_rows(made, crew=crew, store=store, progress=progress)
