@@ -13,6 +13,7 @@ from septum.scenarios.identity import code
 __all__ = ["ClusterCrew", "NoCluster"]
 
 _WAIT_S = 10
+_here = code  # asked here, while `code` is sent to the workers
 
 
 class NoCluster(RuntimeError):
@@ -52,10 +53,10 @@ class ClusterCrew(Crew):
         if not threads:
             raise NoCluster(f"{address} has no workers: start some with `dask worker {address}`")
         for worker, theirs in self._client.run(code, on_error="return").items():
-            if theirs != code():
+            if theirs != _here():
                 raise NoCluster(
-                    f"{worker} has another septum ({theirs}; here {code()}): install the same one "
-                    "in all places"
+                    f"{worker} has another septum ({theirs}; here {_here()}): install the same "
+                    "one in all places"
                 )
         return sum(threads.values())
 
@@ -73,5 +74,5 @@ class ClusterCrew(Crew):
 
     def close(self) -> None:
         """Leave the cluster; it goes on without us."""
-        self.executor.shutdown(wait=False, cancel_futures=True)
+        self.executor.shutdown(wait=False)
         self._client.close(timeout=_WAIT_S)
