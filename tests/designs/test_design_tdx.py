@@ -12,7 +12,7 @@ import pytest
 from septum.designs import lookup
 from septum.kvm.host import FREE, RELEASED
 from septum.kvm.monitors import Monitors
-from septum.kvm.operations import OPERATIONS
+from septum.kvm.operations import OPERATIONS, force_huge_leaf
 from septum.kvm.ret_pf import RET_PF_FIXED, RET_PF_RETRY
 from septum.kvm.seamcall import Injection
 from septum.kvm.spte import (
@@ -46,6 +46,7 @@ class Td:
             self.m, TINY, functions, 1, finalized=finalized, slots=((0, 4),), **options
         )
         self.kvm.slots[0].arch.max_level = max_level
+        self.kvm.host.gmem.folio_level = max_level
         self.view = KvmView(self.kvm)
         self.monitors = Monitors(self.view)
         self.calls: list[str] = []
@@ -289,21 +290,7 @@ TRIPWIRES = {
 
 def huge_leaf(td: Td, gfn: int) -> None:
     """A 2M mirror leaf, made without the design's hook for it."""
-    fn = td.kvm.fn
-    regular, level = fn.tdp_mmu_set_spte_atomic, fn.kvm_mmu_max_mapping_level
-
-    def tdp_mmu_set_spte_atomic(kvm: Kvm, iter: TdpIter, new_spte: int) -> int:
-        if not is_last_spte(new_spte, iter.level):
-            return int(regular(kvm, iter, new_spte))
-        assert not fn.tdh_mem_page_aug(kvm, iter.gfn, iter.level, spte_to_pfn(new_spte)).rax
-        iter.sptep.write(new_spte)
-        fn.kvm_update_page_stats(kvm, iter.level, 1)
-        return 0
-
-    fn.tdp_mmu_set_spte_atomic = tdp_mmu_set_spte_atomic
-    fn.kvm_mmu_max_mapping_level = lambda kvm, fault: 2
-    assert td.do("fault", 0, gfn) == RET_PF_FIXED
-    fn.tdp_mmu_set_spte_atomic, fn.kvm_mmu_max_mapping_level = regular, level
+    assert force_huge_leaf(td.kvm, 0, gfn) == 0
     td.take()
 
 

@@ -22,6 +22,11 @@ inapplicable, and `DesignError` says so.  The patched text is what runs, what
     write lock bugs the VM.  With T-split, a shared split is one PAGE.DEMOTE: only a module that
     needs no BLOCK and TRACK for it (hypothetical) accepts that.
 
+``+split-busy``
+    What the hook can do *without* that parameter to be usable under the read lock: split by one
+    PAGE.DEMOTE and return BUSY, whatever lock is held.  Under the write lock the caller, which
+    cannot retry, then bugs the VM.  Hypothetical as the shared split of ``+shared-param`` is.
+
 ``+warn-shared`` (D4c)
     The reviewer: WARN in the void wrapper if a mirror changes under the shared lock, since
     failure must go back through set_spte_atomic.  The patch author: no, it should be usable
@@ -184,6 +189,31 @@ _SHARED_SPLIT: Final[tuple[Hunk, ...]] = (
                 "            return -EIO\n"
                 "        return 0\n"
                 "    no_vcpus = kvm.fn.tdh_do_no_vcpus\n",
+            ),
+        ),
+    ),
+)
+
+_SPLIT_BUSY: Final[tuple[Hunk, ...]] = (
+    (
+        "tdx_sept_split_private_spte",
+        (("    lockdep_assert_held_write(kvm.mmu_lock, name)\n", ""),),
+    ),
+    (
+        "tdx_sept_split_private_spte",
+        (
+            (
+                "    no_vcpus = kvm.fn.tdh_do_no_vcpus\n"
+                "    result = no_vcpus(kvm, kvm.fn.tdh_mem_range_block, gfn, level)\n"
+                '    if TDX_BUG_ON(result, "TDH_MEM_RANGE_BLOCK", kvm, name):\n'
+                "        return -EIO\n"
+                "    kvm.fn.tdx_track(kvm)\n"
+                "    result = no_vcpus("
+                "kvm, kvm.fn.tdh_mem_page_demote, gfn, level, external_spt)\n",
+                "    result = kvm.fn.tdh_mem_page_demote(kvm, gfn, level, external_spt)\n"
+                "    if kvm.fn.tdx_operand_busy(result.rax):\n"
+                '        kvm.m.reach("PAGE.DEMOTE returned BUSY")\n'
+                "        return -EBUSY\n",
             ),
         ),
     ),
@@ -370,6 +400,7 @@ def _toggle(
 TOGGLES: Final = (
     _toggle("nonpresent", partial(patch, "nonpresent", _NONPRESENT)),
     _toggle("shared-param", _shared_param),
+    _toggle("split-busy", partial(patch, "split-busy", _SPLIT_BUSY)),
     _toggle("warn-shared", partial(patch, "warn-shared", _WARN_SHARED)),
     _toggle("opencoded-cas", partial(patch, "opencoded-cas", _OPENCODED_CAS)),
     _toggle("mirror-bool", partial(patch, "mirror-bool", _MIRROR_BOOL)),

@@ -224,8 +224,10 @@ def handle_removed_pt(kvm: Kvm, pt: PageTable, shared: bool) -> None:
 
 
 def handle_changed_private_spte(kvm: Kvm, change: KvmSpteChange) -> None:
-    """kvm_x86_call(handle_changed_private_spte): void."""
+    """kvm_x86_call(handle_changed_private_spte): void.  For the MMU the S-EPT has followed."""
+    was_bugged = kvm.vm_bugged.peek()
     kvm.fn.tdx_handle_changed_private_spte(kvm, change)
+    kvm.m.emit("void_hook", change.gfn, change.level, change.new_spte, was_bugged)
 
 
 def free_private_spt(kvm: Kvm, gfn: int, level: int, private_spt: int) -> int:

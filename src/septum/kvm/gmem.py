@@ -136,6 +136,12 @@ def kvm_gmem_get_pfn(kvm: Kvm, slot: KvmMemorySlot, gfn: int) -> int:
         return file.cache.get_pfn(index)
 
 
+def kvm_gmem_max_level(slot: KvmMemorySlot, gfn: int) -> int:
+    """kvm_max_level_for_order() of the max_order that kvm_gmem_get_pfn() found; no point."""
+    file: GmemFile | None = slot.arch.gmem_file.v
+    return 1 if file is None else file.cache.level(slot.index(gfn))
+
+
 def kvm_gmem_populate(vcpu: Vcpu, gfn: int, measure: bool) -> int:
     """One page: source and target, then the vendor's callback.  slots_lock is held."""
     kvm = vcpu.kvm
@@ -166,6 +172,7 @@ FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
         kvm_gmem_get_pfn,
         kvm_gmem_invalidate_end,
         kvm_gmem_invalidate_start,
+        kvm_gmem_max_level,
         kvm_gmem_populate,
         kvm_gmem_punch_hole,
         kvm_gmem_release,

@@ -101,6 +101,7 @@ class Host:
         budget: int = self.alloc_failures.peek()  # tasks share it
         if budget and self.m.choose("allocation fails?", (False, True)):
             self.alloc_failures.poke(budget - 1)
+            self.m.reach("an allocation failed")
             return True
         return False
 
@@ -159,29 +160,57 @@ class Host:
 class PageCache:
     """Pages of guest memory by GFN: a guest_memfd file, or the VMM's anonymous memory.
 
-    A page that was truncated comes back, on the next use, with another PFN.
+    A page that was truncated comes back, on the next use, with another PFN.  With
+    ``folio_level`` > 1 an empty aligned range is populated as one folio of that level, which
+    the truncation of a part of it splits for good.
     """
 
     def __init__(self, host: Host, name: str, first_pfn: int) -> None:
         self.host = host
         self.name = name
         self.first_pfn = first_pfn
+        self.folio_level = 1
         self._entries: dict[int, tuple[Word, Cell]] = {}
 
     def get_pfn(self, gfn: int) -> int:
         """The page backing ``gfn``, made on first use (lookup or insertion: one point)."""
-        entry, generation = self._entry(gfn)
+        entry = self._entry(gfn)[0]
         with self.host.m.step(f"{self.name}_get_folio", entry.name):
             pfn: int = entry.peek()
             if not pfn:
-                n = generation.v
-                if n >= _GENERATIONS:
-                    raise OutOfPages(f"gfn {gfn:x} was populated {_GENERATIONS} times")
-                pfn = self.first_pfn + n * _GENERATION + gfn % _GENERATION
-                generation.set(n + 1)
-                entry.poke(pfn)
-                self.host.page(pfn).poke(self.name)
+                pages = self._folio(gfn)
+                if any(self.peek(page) for page in pages):
+                    pages = range(gfn, gfn + 1)
+                n = max(self._entry(page)[1].peek() for page in pages)
+                for page in pages:
+                    self._populate(page, n)
+                pfn = entry.peek()
         return pfn
+
+    def _folio(self, gfn: int) -> range:
+        """The GFNs that share a folio with ``gfn`` if it is not split."""
+        if self.folio_level == 1:
+            return range(gfn, gfn + 1)
+        n = self.host.geometry.pages_per_level(self.folio_level)
+        return range(gfn & -n, (gfn & -n) + n)
+
+    def _populate(self, gfn: int, n: int) -> None:
+        """Generation ``n`` of the page."""
+        if n >= _GENERATIONS:
+            raise OutOfPages(f"gfn {gfn:x} was populated {_GENERATIONS} times")
+        entry, generation = self._entry(gfn)
+        pfn = self.first_pfn + n * _GENERATION + gfn % _GENERATION
+        generation.poke(n + 1)
+        entry.poke(pfn)
+        self.host.page(pfn).poke(self.name)
+
+    def level(self, gfn: int) -> int:
+        """The level of the folio that backs ``gfn`` (max_order of kvm_gmem_get_pfn()); part
+        of the current event."""
+        pages = self._folio(gfn)
+        first = self.peek(pages.start)
+        whole = first and all(self.peek(page) == first + page - pages.start for page in pages)
+        return self.folio_level if whole else 1
 
     def truncate(self, gfn: int) -> None:
         """truncate_inode_pages_range() for one page: out of the cache, then freed."""

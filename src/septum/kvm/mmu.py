@@ -183,6 +183,7 @@ def __kvm_mmu_faultin_pfn(vcpu: Vcpu, fault: KvmPageFault) -> int:
         fault.pfn = kvm.fn.kvm_gmem_get_pfn(kvm, slot, fault.gfn)
         if fault.pfn < 0:
             return fault.pfn
+        fault.max_level = min(fault.max_level, kvm.fn.kvm_gmem_max_level(slot, fault.gfn))
     else:
         fault.pfn = kvm.host.hva.get_pfn(slot.hva(fault.gfn))
     return RET_PF_CONTINUE

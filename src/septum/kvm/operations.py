@@ -188,6 +188,8 @@ def force_huge_leaf(kvm: Kvm, vcpu: int, gfn: int, level: int = PG_LEVEL_2M) -> 
     fn = kvm.fn
     regular = fn.tdp_mmu_set_spte_atomic
     limit = fn.kvm_mmu_max_mapping_level
+    gmem = kvm.host.gmem
+    folio_level = gmem.folio_level
 
     def tdp_mmu_set_spte_atomic(kvm: Kvm, iter: TdpIter, new_spte: int) -> int:
         if not is_last_spte(new_spte, iter.level):
@@ -201,11 +203,13 @@ def force_huge_leaf(kvm: Kvm, vcpu: int, gfn: int, level: int = PG_LEVEL_2M) -> 
 
     fn.tdp_mmu_set_spte_atomic = tdp_mmu_set_spte_atomic
     fn.kvm_mmu_max_mapping_level = lambda kvm, fault: level
+    gmem.folio_level = level
     try:
         r = fault(kvm, vcpu, gfn)
     finally:
         fn.tdp_mmu_set_spte_atomic = regular
         fn.kvm_mmu_max_mapping_level = limit
+        gmem.folio_level = folio_level
     return 0 if r == RET_PF_FIXED else r
 
 

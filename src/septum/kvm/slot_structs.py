@@ -79,6 +79,7 @@ class SlotArch:
         self.gmem_file = Word(m, f"{name}.gmem.file", None)
         self.max_level = max_level
         self._mixed: dict[tuple[int, int], Cell] = {}
+        self._inhibited: dict[tuple[int, int], Word] = {}
 
     def mixed(self, gfn: int, level: int) -> Cell:
         """KVM_LPAGE_MIXED_FLAG of ``lpage_info``: written under mmu_lock for write."""
@@ -87,6 +88,15 @@ class SlotArch:
             name = f"{self.name}.mixed[{gfn:x},{level}]"
             cell = self._mixed[gfn, level] = Cell(self.m, name, False)
         return cell
+
+    def guest_inhibit(self, gfn: int, level: int) -> Word:
+        """KVM_LPAGE_GUEST_INHIBIT_FLAG (`septum.designs.hugepage`): written under mmu_lock
+        for write, also tested without."""
+        word = self._inhibited.get((gfn, level))
+        if word is None:
+            name = f"{self.name}.guest_inhibit[{gfn:x},{level}]"
+            word = self._inhibited[gfn, level] = Word(self.m, name, False)
+        return word
 
 
 @dataclass(frozen=True, slots=True)

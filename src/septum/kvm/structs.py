@@ -288,6 +288,7 @@ class Kvm:
         )
         self.max_hugepage_level = min(3, geometry.levels - 1)  # KVM_MAX_HUGEPAGE_LEVEL
         self.host = Host(m, geometry)
+        self.host.gmem.folio_level = max_level
 
         self.lock = Mutex(m, "kvm->lock", order=1)
         self.slots_lock = Mutex(m, "slots_lock", order=10)

@@ -25,7 +25,7 @@ from septum.scenarios.start import StartError, prepare
 from septum.scenarios.suite import find
 from septum.scenarios.witness import watch
 from septum.tdx import leaves, status
-from septum.tdx.profiles import PROFILES
+from septum.tdx.profiles import PROFILES, find_profile
 
 __all__ = ["BadParameter", "Built", "build", "missing_capabilities"]
 
@@ -56,7 +56,8 @@ class Built:
     @property
     def hypothetical(self) -> bool:
         """The module profile has features that no module is known to have."""
-        return bool(PROFILES[self.params["profile"]].hypothetical)
+        profile = find_profile(self.params["profile"])
+        return profile is not None and profile.hypothetical
 
     def describe(self, what: str, args: tuple[Any, ...]) -> str:
         """A model event as one short line for people; empty if not worth one."""
@@ -128,7 +129,7 @@ def build(
         geometry = Geometry(bits=chosen["bits"], levels=chosen["levels"])
     except ValueError as error:
         raise BadParameter(str(error)) from None
-    if chosen["profile"] not in PROFILES:
+    if find_profile(chosen["profile"]) is None:
         raise BadParameter(f"no profile {chosen['profile']!r}; there are {', '.join(PROFILES)}")
     machine = Machine()
     machine.memory_model = memory_model
@@ -137,6 +138,10 @@ def build(
     vars(kvm.fn).update(design.functions)
     if scenario.inject is not None:
         kvm.tdx.injection = _injection(machine, scenario.inject)
+    if scenario.interrupts:
+        kvm.module.inject_interrupts = True
+        kvm.module.inject_budget.set(scenario.interrupts)
+    kvm.host.alloc_failures.set(scenario.alloc_failures)
     view = KvmView(kvm)
     watch(view)
     monitors = Monitors(view, monitors_off)
@@ -163,8 +168,8 @@ def _started(
             base.functions,
             start.vcpus,
             finalized=start.finalized,
-            profile=chosen["profile"],
             slots=start.slots or ((0, start.slot_pages),),
+            profile=find_profile(chosen["profile"]) or chosen["profile"],
             yields=chosen["yields"],
             fine=bool(chosen["fine"]),
         )

@@ -76,11 +76,13 @@ class Start:
     :ivar accepted: those of them that the guest has accepted.
     :ivar built: GFNs added before finalization (MAPPED), for TDs not finalized yet.
     :ivar zero_step: (vCPU, GFN): the module's zero-step list of that vCPU holds the GFN.
-    :ivar huge: GFNs with a "2M" mirror leaf (needs the capability).
     :ivar slots: (first GFN, pages, guest_memfd file or -1) of each memslot; empty: one of
         ``slot_pages`` pages on file 0.
     :ivar shared: GFNs whose attribute is shared; those in a slot without guest_memfd are.
     :ivar mapped_shared: those of them that have a leaf in the direct root.
+    :ivar huge: GFNs with a "2M" mirror leaf, whatever the design can do.
+    :ivar huge_accepted: those of them that the guest has accepted, at 2M.
+    :ivar folio_level: the level of the folios in guest_memfd.
     """
 
     vcpus: int = 2
@@ -94,6 +96,8 @@ class Start:
     slots: tuple[tuple[int, int, int], ...] = ()
     shared: tuple[int, ...] = ()
     mapped_shared: tuple[int, ...] = ()
+    huge_accepted: tuple[int, ...] = ()
+    folio_level: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,8 @@ class Scenario:
     :ivar must_occur: events (`Machine.reach`) of which each must occur in some
         execution; else the row is vacuous.
     :ivar needs: capabilities a design must have.
+    :ivar interrupts: pending interrupts that the module may find, in all.
+    :ivar alloc_failures: page allocations that may fail, in all.
     :ivar yields: reschedules that an operation may meet.
     :ivar bound: executions after which the default search gives up (0: never); the row
         is then ``bounded``.
@@ -119,6 +125,8 @@ class Scenario:
     needs: frozenset[str] = frozenset()
     geometry: Geometry = field(default_factory=lambda: Geometry(bits=1, levels=3))
     inject: Inject | None = None
+    interrupts: int = 0
+    alloc_failures: int = 0
     profile: str = "linux-7.3"
     yields: int = 0
     epilogue: bool = True

@@ -109,9 +109,16 @@ SHARED_GUEST_OPS: Final[dict[str, Callable[..., guest.GuestOp]]] = {
 }
 """Those whose GFN gets the shared bit."""
 
+
+def accept2m(gfn: int) -> guest.GuestOp:
+    """ACCEPT of a 2M page."""
+    return guest.accept(gfn, 2)
+
+
 GUEST_OPS: Final[dict[str, Callable[..., guest.GuestOp]]] = {
     **SHARED_GUEST_OPS,
     "accept": guest.accept,
+    "accept2m": accept2m,
     "read": guest.read,
     "to_private": guest.map_gpa,
     "touch": guest.touch,

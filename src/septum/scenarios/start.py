@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from septum.kvm.guest import accept
 from septum.kvm.operations import OPERATIONS, force_huge_leaf
+from septum.kvm.spte import PG_LEVEL_2M, PG_LEVEL_4K
 from septum.kvm.structs import Kvm
 from septum.kvm.tdx_vm import arm_zero_step
 from septum.machine import Halt
@@ -39,9 +40,24 @@ def prepare(kvm: Kvm, start: Start) -> None:
         )
 
 
+def _huge_leaf(kvm: Kvm, gfn: int) -> None:
+    """By a fault, if the design can."""
+    if kvm.fn.gmem_max_mapping_level(kvm, 0, True) == PG_LEVEL_4K:
+        force_huge_leaf(kvm, 0, gfn)
+        return
+    arch, gmem = kvm.slots[0].arch, kvm.host.gmem
+    before = arch.max_level, gmem.folio_level
+    arch.max_level = gmem.folio_level = PG_LEVEL_2M
+    OPERATIONS["fault"](kvm, 0, gfn)
+    arch.max_level, gmem.folio_level = before
+
+
 def _make(kvm: Kvm, start: Start) -> None:
     for gfn in start.shared:
         OPERATIONS["set_attributes"](kvm, gfn, gfn + 1, private=False)
+    kvm.host.gmem.folio_level = start.folio_level
+    for slot in kvm.slots:
+        slot.arch.max_level = start.folio_level
     for gfn in start.built:
         ops.init_mem_region(kvm, gfn)
     for vcpu, gfn in start.zero_step:
@@ -53,4 +69,6 @@ def _make(kvm: Kvm, start: Start) -> None:
     if start.accepted:
         ops.run_vcpu(kvm, 0, tuple(accept(gfn) for gfn in start.accepted))
     for gfn in start.huge:
-        force_huge_leaf(kvm, 0, gfn)
+        _huge_leaf(kvm, gfn)
+    if start.huge_accepted:
+        ops.run_vcpu(kvm, 0, tuple(accept(gfn, 2) for gfn in start.huge_accepted))

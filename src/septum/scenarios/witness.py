@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from septum.kvm.spte import is_frozen_spte, is_last_spte, is_shadow_present_pte
+from septum.kvm.spte import PG_LEVEL_4K, is_frozen_spte, is_last_spte, is_shadow_present_pte
 from septum.kvm.view import KvmView, SpteChange
 
 __all__ = ["watch"]
@@ -26,16 +26,22 @@ def watch(view: KvmView) -> None:
         level = change.entry.level
         old, new = change.old, change.new
         was_leaf = is_shadow_present_pte(old) and is_last_spte(old, level)
+        is_leaf = is_shadow_present_pte(new) and is_last_spte(new, level)
+        if is_leaf and level > PG_LEVEL_4K and not was_leaf:
+            m.reach("a huge mirror leaf was installed")
         if not was_leaf or is_frozen_spte(new):
             return
         if not is_shadow_present_pte(new):
             m.reach("a mirror leaf was zapped")
-        elif not is_last_spte(new, level) and change.mmu_lock_write:
+        elif not is_leaf and change.mmu_lock_write:
             m.reach("a huge mirror leaf was split under the write lock")
 
     def on_trace(name: str, fields: Mapping[str, Any]) -> None:
         if name == "kvm_mmu_prepare_zap_page":
             m.reach("a table was removed")
+        if name == "kvm_mmu_split_huge_page" and not fields["errno"]:
+            held = "write" if view.kvm.mmu_lock.held_write() else "read"
+            m.reach(f"a huge page was split, mmu_lock held for {held}")
 
     view.subscribe("spte", on_spte)
     view.subscribe("trace", on_trace)

@@ -14,9 +14,10 @@ from typing import Final
 
 from septum.tdx.status import TDX_NON_RECOVERABLE_TD
 
-__all__ = ["PROFILES", "Profile", "find_profile", "hypothetical_resize"]
+__all__ = ["PROFILES", "Profile", "enhanced_demote", "find_profile", "hypothetical_resize"]
 
 _RESIZE: Final = "+nonblocking-resize"
+_DEMOTE: Final = "+enhanced-demote"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +75,17 @@ def hypothetical_resize(base: Profile) -> Profile:
     return replace(base, name=f"{base.name}{_RESIZE}", nonblocking_resize=True)
 
 
+def enhanced_demote(base: Profile) -> Profile:
+    """``base`` plus TDX_FEATURES0.ENHANCED_DEMOTE_INTERRUPTIBILITY: DEMOTE is not
+    interrupted.  A real feature bit, which KVM's huge page series asks for."""
+    return replace(base, name=f"{base.name}{_DEMOTE}", demote_interruptible=False)
+
+
 def find_profile(name: str) -> Profile | None:
-    """The profile called ``name``: a key of `PROFILES`, with ``+nonblocking-resize`` its
-    hypothetical form."""
-    base = PROFILES.get(name.removesuffix(_RESIZE))
+    """The profile called ``name``: a key of `PROFILES`, then ``+enhanced-demote`` and
+    ``+nonblocking-resize``, which makes it hypothetical."""
+    plain = name.removesuffix(_RESIZE)
+    base = PROFILES.get(plain.removesuffix(_DEMOTE))
+    if base is not None and plain.endswith(_DEMOTE):
+        base = enhanced_demote(base)
     return base if base is None or base.name == name else hypothetical_resize(base)

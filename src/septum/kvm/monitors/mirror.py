@@ -30,11 +30,14 @@ def _is_table(state: sept.State) -> bool:
 
 def mirror_matches(view: View, entry: Entry) -> str:
     """Why a quiet mirror entry and its S-EPT entry disagree; empty if they agree."""
-    value, level = entry.value, entry.level
-    other = view.sept(entry.gfn, level)
+    return _disagreement(view, entry.gfn, entry.level, entry.value)
+
+
+def _disagreement(view: View, gfn: int, level: int, value: int) -> str:
+    other = view.sept(gfn, level)
     if other is None:
         return ""
-    where = f"mirror gfn {entry.gfn:x} level {level}"
+    where = f"mirror gfn {gfn:x} level {level}"
     theirs = f"S-EPT is {other.state.name} at level {other.level}"
     if not is_shadow_present_pte(value):
         # A walk that ends above at FREE means FREE here too.
@@ -66,7 +69,10 @@ class MirrorEqualsSept(Monitor):
         "MAPPED or PENDING with the same PFN and level, table <=> table with the child's "
         "external_spt, not present <=> FREE."
     )
-    judged = "the store that unfreezes or publishes an entry under the shared lock; settled"
+    judged = (
+        "the store that unfreezes or publishes an entry under the shared lock; the end of a hook "
+        "that cannot report failure; settled"
+    )
     source = "facts/kvm-tdp-mmu.md 7(b) I1; Linux tdp_mmu_set_spte_atomic(), tdx.c"
     example = "PAGE.AUG fails, the mirror keeps the leaf: the next zap BLOCKs nothing"
     silenced_by_bug = True
@@ -80,6 +86,15 @@ class MirrorEqualsSept(Monitor):
         problem = mirror_matches(self.view, entry)
         if problem:
             self.report(problem, f"{entry.table.name}[{entry.index}]")
+
+    def on_void_hook(self, gfn: int, level: int, new_spte: int, was_bugged: bool) -> None:
+        """Nobody hears of a failure, so the change is complete, whatever came of it.  The
+        failure may have bugged the VM just now: that is no reason for silence."""
+        if was_bugged or not self.view.keys_configured():
+            return
+        problem = _disagreement(self.view, gfn, level, new_spte)
+        if problem:
+            self.view.m.report(self.id, problem)
 
     def settled(self) -> None:
         if not self.view.keys_configured():
