@@ -9,8 +9,16 @@ from typing import Any
 
 import click
 
-from septum.cli.options import INPUT, explorer, format_option, search_options, words_of
-from septum.cli.printing import print_counterexamples
+from septum.cli.options import (
+    INPUT,
+    explorer,
+    format_option,
+    html_option,
+    search_options,
+    words_of,
+    write_html,
+)
+from septum.cli.printing import html_page, print_counterexamples
 from septum.cli.running import Outcome, Places, default_directory, go_on, run, save_all, select_rows
 from septum.cli.terminal import painter, width
 from septum.report.documents import check_document, dump
@@ -50,6 +58,7 @@ _TEST_REPORTS = {"ktap": ktap, "junit": junit}
     help="Keep all work in DIR: after an interruption, the same command goes on.",
 )
 @click.option("--wide", is_flag=True, help="Every count, not bound to 78 columns.")
+@html_option
 @format_option("ktap", "junit")
 @search_options
 @click.pass_context
@@ -65,6 +74,7 @@ def command(
     tables: bool | None,
     campaign: Path | None,
     wide: bool,
+    html: Path | None,
     form: str,
     jobs: int,
     cluster: str | None,
@@ -101,6 +111,8 @@ def command(
             wanted = {(r.design, r.scenario) for r in results}
             reviewed = {key: row for key, row in reviewed.items() if key in wanted}
         differences = expect.compare(results, reviewed)
+    if html is not None:
+        write_html(html, html_page(results, files, outcome.seconds))
     if form == "json":
         click.echo(
             dump(

@@ -14,7 +14,17 @@ from click.core import ParameterSource
 from septum.explore import STRATEGIES, Options
 from septum.machine import MEMORY_MODELS
 
-__all__ = ["DURATION", "INPUT", "PARAM", "explorer", "format_option", "search_options", "words_of"]
+__all__ = [
+    "DURATION",
+    "INPUT",
+    "PARAM",
+    "explorer",
+    "format_option",
+    "html_option",
+    "search_options",
+    "words_of",
+    "write_html",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -75,6 +85,27 @@ _FORMATS = {
     "ktap": "KTAP for kernel test robots",
     "junit": "JUnit XML",
 }
+
+
+def html_option(function: F) -> F:
+    """``--html FILE``."""
+    return click.option(
+        "--html",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Also write a self-contained HTML report.",
+    )(function)
+
+
+def write_html(path: Path, text: str) -> None:
+    """Write the report.
+
+    :raises click.FileError: with what the system said.
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise click.FileError(str(path), f"{error.strerror}; name another place") from None
 
 
 def search_options(function: F) -> F:

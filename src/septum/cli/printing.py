@@ -10,23 +10,17 @@ import click
 from septum.cli.terminal import painter
 from septum.designs import lookup
 from septum.kvm.monitors import MONITORS
-from septum.report.counterexample import counterexample_text
+from septum.report.counterexample import counterexample_text, order_sentence, story_facts
 from septum.report.fold import BUDGET
-from septum.report.layout import WIDTH
+from septum.report.html import Code, Told, page, story
+from septum.report.layout import WIDTH, Paint, plain
 from septum.report.listing import first_sentence
+from septum.report.verdicts import summary_line
 from septum.scenarios.counterexample import replay
 from septum.scenarios.result import CheckResult, Counterexample, Replay
 from septum.scenarios.suite import SCENARIOS
 
-__all__ = ["mail_text", "print_counterexamples", "replay_with_states"]
-
-
-def replay_with_states(ce: Counterexample) -> Replay:
-    """A replay and both trees after each step.  Looking at the trees widens footprints,
-    so it is done in a replay of its own."""
-    again = replay(ce)
-    again.states = replay(ce, states=True).states
-    return again
+__all__ = ["html_page", "mail_text", "print_counterexamples", "told"]
 
 
 def mail_text(
@@ -38,6 +32,7 @@ def mail_text(
     everything: bool = False,
     states: bool = False,
     sources: bool = False,
+    paint: Paint | None = None,
 ) -> str:
     """The counterexample with what this version knows of its scenario and rule."""
     return counterexample_text(
@@ -51,7 +46,7 @@ def mail_text(
         budget=-1 if everything else BUDGET,
         states=states,
         sources=sources,
-        paint=painter(),
+        paint=paint or painter(),
     )
 
 
@@ -62,5 +57,48 @@ def print_counterexamples(
     for r in results:
         if r.counterexample is not None:
             path = files.get((r.design, r.scenario), "")
-            text = mail_text(r.counterexample, replay_with_states(r.counterexample), path=path)
+            text = mail_text(r.counterexample, replay(r.counterexample, states=True), path=path)
             click.echo(f"{text}\n{'=' * WIDTH}\n")
+
+
+def told(ce: Counterexample, again: Replay, *, path: str, code: Code) -> Told:
+    """The counterexample for the HTML report."""
+    scenario = SCENARIOS.get(ce.scenario)
+    rule = MONITORS.get(ce.finding.rule)
+    facts = story_facts(ce, story=scenario, rule=rule, doc=first_sentence(lookup(ce.design).doc))
+    facts.insert(-1, ("example", rule.example if rule is not None else ""))
+    facts.insert(-1, ("order", order_sentence(ce, again)))
+    if scenario is not None:
+        facts += [(task.name, "; ".join(op.text for op in task.ops)) for task in scenario.tasks]
+    data = story(
+        ce,
+        again,
+        mail=mail_text(ce, again, path=path, paint=plain),
+        levels=int(ce.params.get("levels", 4)),
+        code=code,
+    )
+    return Told(ce.design, ce.scenario, ce.finding.rule, facts, data)
+
+
+def html_page(
+    results: Sequence[CheckResult], files: Mapping[tuple[str, str], str], seconds: float
+) -> str:
+    """The HTML report of a check."""
+    code = Code()
+    stories = [
+        told(
+            r.counterexample,
+            replay(r.counterexample, states=True),
+            path=files.get((r.design, r.scenario), ""),
+            code=code,
+        )
+        for r in results
+        if r.counterexample is not None
+    ]
+    return page(
+        "septum check",
+        results=results,
+        told=stories,
+        code=code,
+        summary=summary_line(results, seconds),
+    )

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
-from septum.cli.options import INPUT
-from septum.cli.printing import mail_text, replay_with_states
+from septum.cli.options import INPUT, html_option, write_html
+from septum.cli.printing import mail_text, told
 from septum.cli.terminal import width
 from septum.report.chrome_trace import chrome_trace
 from septum.report.counterexample import reproduced
-from septum.scenarios.counterexample import Diverged, load
+from septum.report.html import Code, page
+from septum.scenarios.counterexample import Diverged, load, replay
 
 __all__ = ["command"]
 
@@ -22,6 +23,7 @@ __all__ = ["command"]
 @click.option("--all", "everything", is_flag=True, help="Show every step, and tracepoints.")
 @click.option("--states", is_flag=True, help="Show what each step changed in the tables.")
 @click.option("--wide", is_flag=True, help="Use the terminal's width; name source lines.")
+@html_option
 @click.option(
     "--format",
     "form",
@@ -32,7 +34,14 @@ __all__ = ["command"]
 )
 @click.pass_context
 def command(
-    ctx: click.Context, /, file: Path, everything: bool, states: bool, wide: bool, form: str
+    ctx: click.Context,
+    /,
+    file: Path,
+    everything: bool,
+    states: bool,
+    wide: bool,
+    html: Path | None,
+    form: str,
 ) -> None:
     """Run the counterexample in FILE again and print it.
 
@@ -40,12 +49,16 @@ def command(
     """
     ce = load(file)
     try:
-        again = replay_with_states(ce)
+        again = replay(ce, states=True)
     except Diverged as error:
         click.echo(f"septum: {file}: stale: {error}", err=True)
         ctx.exit(3)
+    title = f"{ce.design} in {ce.scenario}: {ce.finding.rule}"
+    if html is not None:
+        code = Code()
+        stories = [told(ce, again, path=str(file), code=code)]
+        write_html(html, page(title, told=stories, code=code))
     if form == "chrome-trace":
-        title = f"{ce.design} in {ce.scenario}: {ce.finding.rule}"
         click.echo(chrome_trace(again, title=title), nl=False)
         ctx.exit(0 if reproduced(ce, again) else 3)
     text = mail_text(

@@ -24,6 +24,7 @@ from septum.tdx.state import Lifecycle, Td
 __all__ = ["Entry", "KvmView", "RootView", "SeptView", "SpteChange", "Table", "View"]
 
 _TABLES = (State.NL_MAPPED, State.NL_BLOCKED)
+_MODES = ("outside the guest", "in guest mode", "leaving the guest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +242,22 @@ class KvmView:
 
     def page_is_free(self, pfn: int) -> bool:
         return self.kvm.host.owner(pfn) == FREE
+
+    def cpus(self) -> list[tuple[str, str]]:
+        """Each vCPU, and the TD's epoch, in words: for people, not for monitors."""
+        out = []
+        for vcpu in self.kvm.vcpus:
+            mode = _MODES[vcpu.mode.peek()]
+            cached = ", ".join(
+                f"gfn {gfn:x} -> pfn {pfn:x}" for gfn, pfn in sorted(vcpu.guest.tlb.v)
+            )
+            requests = vcpu.requests.peek()
+            words = [mode, f"requests {requests:#x}" if requests else ""]
+            words.append(f"may have cached {cached}" if cached else "")
+            out.append((vcpu.name, "; ".join(w for w in words if w)))
+        if self.keys_configured():
+            out.append(("TD_EPOCH", str(self._td().epoch.peek())))
+        return out
 
     # --- the module's side ----------------------------------------------------------
 

@@ -12,15 +12,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from septum.machine import Event
-from septum.machine.dependency import (
-    EXCL,
-    EXCL_REL,
-    SHARED,
-    SHARED_REL,
-    TRY_EXCL,
-    TRY_SHARED,
-)
 from septum.report.interleaving import describe
+from septum.report.locks import holders
 from septum.scenarios.result import Replay
 
 __all__ = ["STEP_US", "chrome_trace"]
@@ -29,8 +22,6 @@ STEP_US: Final = 10
 
 _TASKS: Final = 1  # process ids: the two groups of tracks
 _LOCKS: Final = 2
-_TAKEN: Final = {SHARED: "shared", TRY_SHARED: "shared", EXCL: "exclusive", TRY_EXCL: "exclusive"}
-_RELEASED: Final = (SHARED_REL, EXCL_REL)
 
 Json = dict[str, Any]
 
@@ -104,20 +95,10 @@ def _steps(replay: Replay) -> Iterator[Json]:
 
 def _holders(replay: Replay) -> Iterator[Json]:
     """An asynchronous slice per holder of a lock: shared holders overlap."""
-    held: dict[tuple[str, int], int] = {}
-    n = 0
-    for at, event in enumerate(replay.events):
-        for lock, kind in event.acc:
-            key = (lock, event.task)
-            if kind in _TAKEN and key not in held:
-                n += 1
-                held[key] = n
-                args = {"holder": replay.task_names[event.task], "mode": _TAKEN[kind]}
-                yield _async("b", lock, n, at * STEP_US + 1, args)
-            elif kind in _RELEASED and key in held:
-                yield _async("e", lock, held.pop(key), (at + 1) * STEP_US - 1, {})
-    for (lock, _), id_ in held.items():
-        yield _async("e", lock, id_, len(replay.events) * STEP_US, {})
+    for n, held in enumerate(holders(replay.events)):
+        args = {"holder": replay.task_names[held.task], "mode": held.mode}
+        yield _async("b", held.lock, n, held.begin * STEP_US + 1, args)
+        yield _async("e", held.lock, n, held.end * STEP_US - 1, {})
 
 
 def _async(phase: str, lock: str, id_: int, ts: int, args: Json) -> Json:

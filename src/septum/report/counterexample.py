@@ -27,6 +27,7 @@ __all__ = [
     "parameters",
     "reproduced",
     "start_text",
+    "story_facts",
     "task_table",
 ]
 
@@ -80,21 +81,7 @@ def counterexample_text(
         f"{clean(ce.design)} {verb} {clean(broken)} in scenario {clean(ce.scenario)}", width
     )
     lines.append("")
-    lines += facts(
-        [
-            ("design", doc if doc.startswith(ce.design) else f"{ce.design}: {doc}".rstrip(": ")),
-            ("scenario", f"{ce.scenario}: {story.summary}" if story is not None else ce.scenario),
-            ("question", story.question if story is not None else ""),
-            ("start", start_text(story.start) if story is not None else ""),
-            ("injected", inject_text(story.inject) if story is not None else ""),
-            ("parameters", parameters(ce.params)),
-            ("rule", f"{broken}: {_statement(broken, rule)}"),
-            ("source", rule.source if rule is not None else ""),
-            ("finding", ce.finding.message),
-            ("model", _model(ce)),
-        ],
-        width=width,
-    )
+    lines += facts(story_facts(ce, story=story, rule=rule, doc=doc), width=width)
     if story is not None:
         lines += ["", *task_table(story, width=width)]
     table = interleaving(
@@ -117,6 +104,24 @@ def counterexample_text(
     if path:
         lines += ["", "Replay:", *command(["septum", "show", path], width=width)]
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def story_facts(
+    ce: Counterexample, *, story: Scenario | None, rule: Rule | None, doc: str
+) -> list[tuple[str, str]]:
+    """What is said before the interleaving: name and text, empty where there is nothing."""
+    return [
+        ("design", doc if doc.startswith(ce.design) else f"{ce.design}: {doc}".rstrip(": ")),
+        ("scenario", f"{ce.scenario}: {story.summary}" if story is not None else ce.scenario),
+        ("question", story.question if story is not None else ""),
+        ("start", start_text(story.start) if story is not None else ""),
+        ("injected", inject_text(story.inject) if story is not None else ""),
+        ("parameters", parameters(ce.params)),
+        ("rule", f"{ce.finding.rule}: {_statement(ce.finding.rule, rule)}"),
+        ("source", rule.source if rule is not None else ""),
+        ("finding", ce.finding.message),
+        ("model", _model(ce)),
+    ]
 
 
 def task_table(story: Scenario, *, width: int = WIDTH) -> list[str]:

@@ -10,9 +10,10 @@ from typing import Any
 
 from septum.designs.registry import Design, lookup
 from septum.explore import MachineProgram
-from septum.kvm.monitors import Monitors
+from septum.kvm.monitors import Monitors, mirror_matches
 from septum.kvm.operations import OPERATIONS
 from septum.kvm.seamcall import Injection
+from septum.kvm.spte import is_frozen_spte
 from septum.kvm.structs import Kvm
 from septum.kvm.tdx_vm import create_tdx_vm
 from septum.kvm.view import KvmView
@@ -75,13 +76,25 @@ class Built:
         return ""
 
     def snapshot(self) -> Mapping[str, Any]:
-        """Both trees as they are now: SPTEs and the S-EPT, by GFN and level."""
-        mirror = [
-            (e.table.name, e.level, e.gfn, e.value)
-            for e in self.view.entries()
-            if e.table.is_mirror
-        ]
-        return {"mirror": mirror, "sept": self.view.sept_entries()}
+        """What a reader may want to see now: SPTEs (``mirror``, ``direct``) and the S-EPT
+        (``sept``) by GFN and level, where mirror and S-EPT disagree (``differs``), and
+        CPUs and epochs (``cpu``)."""
+        trees: dict[str, list[tuple[str, int, int, int]]] = {"mirror": [], "direct": []}
+        differs = []
+        keys = self.view.keys_configured()
+        for e in self.view.entries():
+            tree = "mirror" if e.table.is_mirror else "direct"
+            trees[tree].append((e.table.name, e.level, e.gfn, e.value))
+            if keys and e.table.is_mirror and not is_frozen_spte(e.value):
+                problem = mirror_matches(self.view, e)
+                if problem:
+                    differs.append((e.level, e.gfn, problem))
+        return {
+            **trees,
+            "sept": self.view.sept_entries(),
+            "differs": differs,
+            "cpu": self.view.cpus(),
+        }
 
 
 def missing_capabilities(design: Design, scenario: Scenario) -> list[str]:

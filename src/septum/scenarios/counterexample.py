@@ -14,7 +14,7 @@ from typing import Any
 from septum import __version__
 from septum.explore.minimise import deciding_race
 from septum.explore.result import Found
-from septum.machine import MEMORY_MODELS, Decision, Event, Execution, Finding, Limits
+from septum.machine import MEMORY_MODELS, Decision, Event, Execution, Finding, Limits, Policy
 from septum.scenarios.build import Built, build
 from septum.scenarios.result import Counterexample, Replay
 
@@ -28,6 +28,7 @@ __all__ = [
     "replay",
     "run_traced",
     "save",
+    "script_of",
 ]
 
 FORMAT = 1
@@ -212,6 +213,23 @@ def _decisions(
     return tuple(decisions), tuple(labels)
 
 
+def script_of(ce: Counterexample) -> Policy:
+    """A counterexample's schedule as a script.  Choices are no decisions of who runs."""
+    tasks: list[int] = []
+    choices: dict[int, list[int]] = {}
+    for decision, (_, _, op, _) in zip(ce.decisions, ce.labels, strict=True):
+        if op == "choose":
+            choices.setdefault(decision.task, []).append(decision.choice)
+        else:
+            tasks.append(decision.task)
+    count = max(tasks, default=0) + 1
+    return Policy(
+        "script",
+        script=tuple(tasks),
+        choices=tuple(tuple(choices.get(task, ())) for task in range(count)),
+    )
+
+
 def replay(ce: Counterexample, *, states: bool = False) -> Replay:
     """Run a counterexample again.
 
@@ -223,11 +241,7 @@ def replay(ce: Counterexample, *, states: bool = False) -> Replay:
     for n, decision in enumerate(ce.decisions):
         if decision.task >= len(names):
             raise Diverged(f"step {n}: there is no task {decision.task} in {ce.scenario}")
-    kept: dict[int, Any] = {}
-    if states:
-        built.machine.listeners.append(
-            lambda what, args: kept.__setitem__(len(built.machine.log) - 1, built.snapshot())
-        )
+    kept = _states(ce) if states else {}
     execution, told = run_traced(built, list(ce.decisions))
     for n, (event, was) in enumerate(zip(execution.events, ce.labels, strict=False)):
         now = label(event, names)
@@ -248,6 +262,26 @@ def replay(ce: Counterexample, *, states: bool = False) -> Replay:
         pair = deciding_race(built.program, len(names), found, Limits())
     buffers = built.program.actors - len(built.program.bodies)
     return Replay(execution.events, names, execution.findings, pair, told, kept, buffers)
+
+
+def _states(ce: Counterexample) -> dict[int, Any]:
+    """The state after every step.  Looking widens footprints, so it has a run of its own;
+    as a script, because only then the machine asks before every step."""
+    built = build(ce.design, ce.scenario, ce.params, memory_model=ce.memory_model)
+    machine = built.machine
+    kept: dict[int, Any] = {}
+
+    def look() -> bool:
+        kept[len(machine.log) - 1] = built.snapshot()
+        return True
+
+    def listen(what: str, args: tuple[Any, ...]) -> None:
+        look()  # the last step has nothing behind it
+
+    machine.state_hook = look
+    machine.listeners.append(listen)
+    built.program.run((), None, script_of(ce))
+    return kept
 
 
 def _other_version(ce: Counterexample) -> str:

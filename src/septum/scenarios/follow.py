@@ -8,29 +8,11 @@ order of tasks, leaving out a task where it cannot run, and each task's choices 
 from __future__ import annotations
 
 from septum.designs.registry import Design
-from septum.machine import Policy
 from septum.scenarios.build import build
-from septum.scenarios.counterexample import run_traced
+from septum.scenarios.counterexample import run_traced, script_of
 from septum.scenarios.result import Counterexample, Replay
 
-__all__ = ["follow", "script_of"]
-
-
-def script_of(ce: Counterexample) -> Policy:
-    """A counterexample's schedule as a script.  Choices are no decisions of who runs."""
-    tasks: list[int] = []
-    choices: dict[int, list[int]] = {}
-    for decision, (_, _, op, _) in zip(ce.decisions, ce.labels, strict=True):
-        if op == "choose":
-            choices.setdefault(decision.task, []).append(decision.choice)
-        else:
-            tasks.append(decision.task)
-    count = max(tasks, default=0) + 1
-    return Policy(
-        "script",
-        script=tuple(tasks),
-        choices=tuple(tuple(choices.get(task, ())) for task in range(count)),
-    )
+__all__ = ["follow"]
 
 
 def follow(ce: Counterexample, design: str | Design) -> Replay:

@@ -21,8 +21,7 @@ from septum.machine.dependency import Access
 from septum.machine.events import CONTINUE, DEFAULT_LIMITS
 from septum.scenarios.build import Built, build
 from septum.scenarios.check import primary
-from septum.scenarios.counterexample import record
-from septum.scenarios.follow import script_of
+from septum.scenarios.counterexample import record, script_of
 from septum.scenarios.result import CheckResult, Counterexample
 
 __all__ = ["EXECUTIONS", "search_near"]
