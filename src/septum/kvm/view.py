@@ -244,17 +244,19 @@ class KvmView:
         return self.kvm.host.owner(pfn) == FREE
 
     def cpus(self) -> list[tuple[str, str]]:
-        """Each vCPU, and the TD's epoch, in words: for people, not for monitors."""
+        """vCPUs, what their CPUs may have cached, and the TD's epoch, in words: for people,
+        not for monitors."""
         out = []
         for vcpu in self.kvm.vcpus:
-            mode = _MODES[vcpu.mode.peek()]
-            cached = ", ".join(
-                f"gfn {gfn:x} -> pfn {pfn:x}" for gfn, pfn in sorted(vcpu.guest.tlb.v)
-            )
-            requests = vcpu.requests.peek()
-            words = [mode, f"requests {requests:#x}" if requests else ""]
-            words.append(f"may have cached {cached}" if cached else "")
-            out.append((vcpu.name, "; ".join(w for w in words if w)))
+            cpu, requests = vcpu.cpu.peek(), vcpu.requests.peek()
+            words = [f"on CPU {cpu}" if cpu >= 0 else "on no CPU", _MODES[vcpu.mode.peek()]]
+            if requests:
+                words.append(f"requests {requests:#x}")
+            cached = sorted(self.kvm.cpu(cpu).tlb.peek()) if cpu >= 0 else []
+            if cached:
+                maps = ", ".join(f"gfn {gfn:x} -> pfn {pfn:x}" for gfn, pfn, *_ in cached)
+                words.append(f"may have cached {maps}")
+            out.append((vcpu.name, "; ".join(words)))
         if self.keys_configured():
             out.append(("TD_EPOCH", str(self._td().epoch.peek())))
         return out
