@@ -27,6 +27,7 @@ _COMMANDS = (
     "replay",
     "scenarios",
     "show",
+    "step",
     "tdx",
 )
 
