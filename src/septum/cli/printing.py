@@ -4,19 +4,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import click
 
 from septum.cli.terminal import painter
 from septum.designs import lookup
 from septum.kvm.monitors import MONITORS
-from septum.report.counterexample import counterexample_text, order_sentence, story_facts
+from septum.report.counterexample import (
+    Rule,
+    counterexample_text,
+    order_sentence,
+    story_facts,
+)
 from septum.report.fold import BUDGET
 from septum.report.html import Code, Told, page, story
 from septum.report.layout import WIDTH, Paint, plain
 from septum.report.listing import first_sentence
 from septum.report.verdicts import summary_line
 from septum.scenarios.counterexample import replay
+from septum.scenarios.protocols import find_protocol, is_protocol_row
 from septum.scenarios.result import CheckResult, Counterexample, Replay
 from septum.scenarios.suite import SCENARIOS
 
@@ -39,8 +46,8 @@ def mail_text(
         ce,
         again,
         story=SCENARIOS.get(ce.scenario),
-        rule=MONITORS.get(ce.finding.rule),
-        doc=first_sentence(lookup(ce.design).doc),
+        rule=_rule(ce),
+        doc=_doc(ce),
         path=path,
         width=width,
         budget=-1 if everything else BUDGET,
@@ -48,6 +55,28 @@ def mail_text(
         sources=sources,
         paint=paint or painter(),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _OwnRule:
+    """A rule that a protocol names (`septum.explore.Protocol.rules`)."""
+
+    id: str
+    statement: str
+    source: str
+
+
+def _rule(ce: Counterexample) -> Rule | None:
+    if is_protocol_row(ce.scenario):
+        statement = find_protocol(ce.design, ce.scenario).rules.get(ce.finding.rule, "")
+        return _OwnRule(ce.finding.rule, statement, ce.scenario) if statement else None
+    return MONITORS.get(ce.finding.rule)
+
+
+def _doc(ce: Counterexample) -> str:
+    if is_protocol_row(ce.scenario):
+        return find_protocol(ce.design, ce.scenario).doc
+    return first_sentence(lookup(ce.design).doc)
 
 
 def print_counterexamples(
@@ -64,9 +93,9 @@ def print_counterexamples(
 def told(ce: Counterexample, again: Replay, *, path: str, code: Code) -> Told:
     """The counterexample for the HTML report."""
     scenario = SCENARIOS.get(ce.scenario)
-    rule = MONITORS.get(ce.finding.rule)
-    facts = story_facts(ce, story=scenario, rule=rule, doc=first_sentence(lookup(ce.design).doc))
-    facts.insert(-1, ("example", rule.example if rule is not None else ""))
+    facts = story_facts(ce, story=scenario, rule=_rule(ce), doc=_doc(ce))
+    monitor = MONITORS.get(ce.finding.rule)
+    facts.insert(-1, ("example", monitor.example if monitor is not None else ""))
     facts.insert(-1, ("order", order_sentence(ce, again)))
     if scenario is not None:
         facts += [(task.name, "; ".join(op.text for op in task.ops)) for task in scenario.tasks]

@@ -28,6 +28,7 @@ from septum.scenarios.check import DEFAULT_DESIGNS, check_many, default_rows
 from septum.scenarios.cluster import ClusterCrew
 from septum.scenarios.counterexample import save
 from septum.scenarios.crew import Crew, ProcessCrew
+from septum.scenarios.protocols import is_protocol_row, protocols
 from septum.scenarios.result import CheckResult
 from septum.scenarios.rows import INTERRUPTED, conclude, make
 from septum.scenarios.suite import SCENARIOS, find
@@ -88,6 +89,13 @@ def select_rows(designs: Sequence[str], scenarios: Sequence[str]) -> list[Row]:
 
     :raises DesignError, UnknownScenario: for a name that does not exist, before anything runs.
     """
+    own = {design: protocols(design) for design in designs}
+    rows = [(p.name, design) for design, listed in own.items() for p in listed]
+    if rows:
+        if scenarios:
+            raise click.UsageError("-s is for designs; a file of protocols has no scenarios")
+        rest = [design for design in designs if not own[design]]
+        return [*rows, *(select_rows(rest, ()) if rest else ())]
     named = list(dict.fromkeys(find(name).name for name in scenarios))
     if not designs:
         default = default_rows()
@@ -205,14 +213,18 @@ def go_on(outcome: Outcome, places: Places = HERE) -> list[str]:
             *command(["septum", *places.words]),
         ]
     left: dict[str, list[str]] = {}
+    files = list(dict.fromkeys(path for _, path in outcome.left if is_protocol_row(path)))
     for design, scenario in outcome.left:
-        left.setdefault(design, []).append(scenario)
+        if scenario not in files:
+            left.setdefault(design, []).append(scenario)
     groups: dict[tuple[str, ...], list[str]] = {}
     for design, scenarios in left.items():
         groups.setdefault(tuple(scenarios), []).append(design)
     lines = [f"Interrupted: {rows} left (--campaign DIR keeps what was done).  To check them:"]
     if outcome.left == default_rows():
         return [*lines, *command(["septum", "check"])]
+    if files:
+        lines += command(["septum", "check", *files])
     for names, designs in groups.items():
         words = [word for design in designs for word in ("-d", design)]
         if list(names) != _default_scenarios():

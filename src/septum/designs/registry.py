@@ -40,6 +40,7 @@ __all__ = [
     "Toggle",
     "design_names",
     "diff",
+    "load_file",
     "lookup",
     "toggle_names",
 ]
@@ -198,7 +199,11 @@ def _functions_of(module: ModuleType) -> dict[str, Function]:
 # --- the user's own -------------------------------------------------------------------------
 
 
-def _from_file(path: Path) -> Design:
+def load_file(path: Path) -> ModuleType:
+    """Import a user's file.
+
+    :raises DesignError: where and why that fails.
+    """
     if not path.is_file():
         raise DesignError(f"{path}: no such file")
     name = re.sub(r"\W", "_", path.stem)
@@ -212,6 +217,11 @@ def _from_file(path: Path) -> Design:
         raise DesignError(
             f"{path}{f':{line}' if line else ''}: cannot be imported: {_what_failed(error)}"
         ) from error
+    return module
+
+
+def _from_file(path: Path) -> Design:
+    module = load_file(path)
     return _users(str(path), path.stem, _functions_of(module), vars(module))
 
 

@@ -4,10 +4,12 @@
 A *program* is anything that can be executed once under a prefix of decisions
 (`program.Program`).  Strategies: `dpor` (source sets and sleep sets, complete),
 `brute` (every interleaving, and every interleaving up to equal states), `sample`
-(random walk, PCT).  `search.search` is the way in.
+(random walk, PCT).  `search.search` is the way in, and
+`protocol.check` for protocols of one's own.
 """
 
 from septum.explore.program import MachineProgram, Program
+from septum.explore.protocol import Protocol, Tasks, Verdict, best_found, check, program_of
 from septum.explore.result import Found, SearchResult
 from septum.explore.search import STRATEGIES, Options, search
 
@@ -17,6 +19,12 @@ __all__ = [
     "MachineProgram",
     "Options",
     "Program",
+    "Protocol",
     "SearchResult",
+    "Tasks",
+    "Verdict",
+    "best_found",
+    "check",
+    "program_of",
     "search",
 ]

@@ -226,6 +226,8 @@ def _statement(broken: str, rule: Rule | None) -> str:
 
 
 def _model(ce: Counterexample) -> str:
-    parts = [f"memory model {ce.memory_model}", f"TDX Module profile {ce.profile}"]
+    parts = [f"memory model {ce.memory_model}"]
+    if ce.profile:
+        parts.append(f"TDX Module profile {ce.profile}")
     parts.append(f"recorded by septum {ce.septum}")
     return ", ".join(parts)

@@ -55,6 +55,14 @@ class Built:
     settled: dict[Hashable, tuple[Finding, ...]] = field(default_factory=dict)
 
     @property
+    def design_name(self) -> str:
+        return self.design.name
+
+    @property
+    def scenario_name(self) -> str:
+        return self.scenario.name
+
+    @property
     def hypothetical(self) -> bool:
         """The module profile has features that no module is known to have."""
         profile = find_profile(self.params["profile"])

@@ -16,6 +16,7 @@ from septum.explore.minimise import deciding_race
 from septum.explore.result import Found
 from septum.machine import MEMORY_MODELS, Decision, Event, Execution, Finding, Limits, Policy
 from septum.scenarios.build import Built, build
+from septum.scenarios.protocols import BuiltProtocol, build_protocol, is_protocol_row
 from septum.scenarios.result import Counterexample, Replay
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Diverged",
     "label",
     "load",
+    "rebuild",
     "record",
     "replay",
     "run_traced",
@@ -60,7 +62,9 @@ def label(event: Event, names: list[str]) -> tuple[str, str, str, str]:
     return (names[event.task], function, event.op, event.obj)
 
 
-def run_traced(built: Built, decisions: list[Decision]) -> tuple[Execution, dict[int, list[str]]]:
+def run_traced(
+    built: Built | BuiltProtocol, decisions: list[Decision]
+) -> tuple[Execution, dict[int, list[str]]]:
     """Execute a schedule with source locations and the model's own messages."""
     machine = built.machine
     told: dict[int, list[str]] = {}
@@ -80,23 +84,33 @@ def run_traced(built: Built, decisions: list[Decision]) -> tuple[Execution, dict
     return execution, told
 
 
-def record(built: Built, found: Found) -> Counterexample:
+def record(built: Built | BuiltProtocol, found: Found) -> Counterexample:
     """A found schedule with its labels, cut behind the step that breaks the rule."""
     execution, _ = run_traced(built, found.decisions)
     names = built.program.task_names
     last = found.finding.step + 1
     return Counterexample(
-        design=built.design.name,
-        scenario=built.scenario.name,
+        design=built.design_name,
+        scenario=built.scenario_name,
         params=built.params,
-        profile=built.params["profile"],
+        profile=built.params.get("profile", ""),
         memory_model=built.machine.memory_model,
         decisions=tuple(execution.decisions[:last]),
         labels=tuple(label(e, names) for e in execution.events[:last]),
         finding=found.finding,
         septum=__version__,
-        geometry={"bits": built.params["bits"], "levels": built.params["levels"]},
+        geometry={key: built.params[key] for key in ("bits", "levels") if key in built.params},
     )
+
+
+def rebuild(ce: Counterexample) -> Built | BuiltProtocol:
+    """What the counterexample was recorded on, as this version makes it.
+
+    :raises DesignError, UnknownScenario, BadParameter, StartError: it cannot.
+    """
+    if is_protocol_row(ce.scenario):
+        return build_protocol(ce.design, ce.scenario, ce.memory_model)
+    return build(ce.design, ce.scenario, ce.params, memory_model=ce.memory_model)
 
 
 def save(ce: Counterexample, path: Path) -> None:
@@ -236,7 +250,7 @@ def replay(ce: Counterexample, *, states: bool = False) -> Replay:
     :param states: also keep both trees after every step (`Replay.states`).
     :raises Diverged: the schedule no longer fits the program.
     """
-    built = build(ce.design, ce.scenario, ce.params, memory_model=ce.memory_model)
+    built = rebuild(ce)
     names = built.program.task_names
     for n, decision in enumerate(ce.decisions):
         if decision.task >= len(names):
@@ -267,7 +281,7 @@ def replay(ce: Counterexample, *, states: bool = False) -> Replay:
 def _states(ce: Counterexample) -> dict[int, Any]:
     """The state after every step.  Looking widens footprints, so it has a run of its own;
     as a script, because only then the machine asks before every step."""
-    built = build(ce.design, ce.scenario, ce.params, memory_model=ce.memory_model)
+    built = rebuild(ce)
     machine = built.machine
     kept: dict[int, Any] = {}
 

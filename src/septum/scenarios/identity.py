@@ -11,7 +11,7 @@ import septum
 from septum import __version__
 from septum.designs.registry import lookup
 
-__all__ = ["code", "digest"]
+__all__ = ["code", "digest", "file_digest"]
 
 _PACKAGE = Path(septum.__file__).parent
 _FLOORS = ("machine", "explore", "tdx", "kvm", "designs", "scenarios")
@@ -36,9 +36,12 @@ def digest(design: str) -> str:
     """
     files = {Path(f.__code__.co_filename) for f in lookup(design).functions.values()}
     own = sorted(path for path in files if _PACKAGE not in path.parents)
-    if not own:
-        return ""
+    return file_digest(*own) if own else ""
+
+
+def file_digest(*paths: str | Path) -> str:
+    """A digest of files; of one that is gone, its name."""
     total = hashlib.sha256()
-    for path in own:
+    for path in map(Path, paths):
         total.update(path.read_bytes() if path.is_file() else str(path).encode())
     return total.hexdigest()[:12]

@@ -19,9 +19,10 @@ from septum.explore.result import Found
 from septum.machine import Decision, Event, Execution, Limits, Policy
 from septum.machine.dependency import Access
 from septum.machine.events import CONTINUE, DEFAULT_LIMITS
-from septum.scenarios.build import Built, build
+from septum.scenarios.build import Built
 from septum.scenarios.check import primary
-from septum.scenarios.counterexample import record, script_of
+from septum.scenarios.counterexample import rebuild, record, script_of
+from septum.scenarios.protocols import BuiltProtocol
 from septum.scenarios.result import CheckResult, Counterexample
 
 __all__ = ["EXECUTIONS", "search_near"]
@@ -67,7 +68,7 @@ def _shift(event: Event, cut: int) -> None:
 
 def search_near(ce: Counterexample, options: Options) -> CheckResult:
     """A row for the design and scenario of ``ce``, searched near its schedule."""
-    built = build(ce.design, ce.scenario, ce.params, memory_model=ce.memory_model)
+    built = rebuild(ce)
     begun = perf_counter()
     followed = built.program.run((), None, script_of(ce))
     total = SearchResult(options.strategy)
@@ -125,7 +126,7 @@ def _boundary(events: Sequence[Event], at: int) -> int:
 
 
 def _search_after(
-    built: Built, kept: Sequence[Decision], options: Options, total: SearchResult
+    built: Built | BuiltProtocol, kept: Sequence[Decision], options: Options, total: SearchResult
 ) -> None:
     """Explore what can follow ``kept``, and add it to ``total``."""
     result = search(_After(built.program, kept), options)

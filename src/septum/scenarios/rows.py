@@ -15,16 +15,22 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from septum.designs.registry import lookup
-from septum.explore import Options, SearchResult, search
+from septum.explore import Options, Protocol, SearchResult, best_found, search
 from septum.explore.minimise import minimise
-from septum.explore.result import Found, schedule_key
+from septum.explore.result import Found
 from septum.explore.search import DEFAULTS
 from septum.explore.units import Branch, Size, UnitResult, explore_unit
 from septum.machine import Limits
 from septum.scenarios.build import Built, build, missing_capabilities
 from septum.scenarios.counterexample import record
-from septum.scenarios.identity import digest
+from septum.scenarios.identity import digest, file_digest
 from septum.scenarios.model import Scenario
+from septum.scenarios.protocols import (
+    BuiltProtocol,
+    build_protocol,
+    find_protocol,
+    is_protocol_row,
+)
 from septum.scenarios.result import CheckResult
 from septum.scenarios.start import StartError
 from septum.scenarios.suite import find
@@ -40,6 +46,8 @@ __all__ = [
     "primary",
     "unexplored",
 ]
+
+primary = best_found  # the finding that a row reports
 
 IN_UNITS = frozenset({"dpor"})
 """Strategies that can be explored in units; others are one piece of work."""
@@ -68,7 +76,12 @@ class Row:
     found: Scenario = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        scenario = self.scenario if isinstance(self.scenario, Scenario) else find(self.scenario)
+        scenario = self.scenario
+        if self.protocol is not None:
+            doc, must_occur = self.protocol.doc, self.protocol.must_occur
+            scenario = Scenario(str(scenario), doc, "", (), must_occur=must_occur)
+        elif not isinstance(scenario, Scenario):
+            scenario = find(scenario)
         object.__setattr__(self, "found", scenario)
         options = self.options
         if scenario.bound and not options.max_executions and not options.budget_s:
@@ -77,6 +90,13 @@ class Row:
     @property
     def name(self) -> str:
         return self.found.name
+
+    @property
+    def protocol(self) -> Protocol | None:
+        """The protocol of one's own that the row is about; the scenario is its file."""
+        if isinstance(self.scenario, Scenario) or not is_protocol_row(self.scenario):
+            return None
+        return find_protocol(self.design, self.scenario)
 
     @property
     def in_units(self) -> bool:
@@ -93,7 +113,15 @@ def make(
 ) -> Row:
     """A row from what `septum.scenarios.check.check` takes."""
     given = tuple((params or {}).items())
-    return Row(design, scenario, options, given, tuple(monitors_off), force, digest(design))
+    return Row(
+        design, scenario, options, given, tuple(monitors_off), force, _text(design, scenario)
+    )
+
+
+def _text(design: str, scenario: str | Scenario) -> str:
+    """Digest of the files that are under test and not ours."""
+    own = isinstance(scenario, str) and is_protocol_row(scenario)
+    return file_digest(str(scenario)) if own else digest(design)
 
 
 class Differs(RuntimeError):
@@ -102,31 +130,31 @@ class Differs(RuntimeError):
 
 class _Kept(threading.local):
     def __init__(self) -> None:
-        self.built: OrderedDict[Row, Built] = OrderedDict()
+        self.built: OrderedDict[Row, Built | BuiltProtocol] = OrderedDict()
 
 
 _kept = _Kept()
 
 
-def _built(row: Row) -> Built:
+def _built(row: Row) -> Built | BuiltProtocol:
     """The row's program, which this thread may have made before.
 
     :raises StartError: the design fails before anything races.
     """
     known = _kept.built.pop(row, None)
     if known is None:
-        if digest(row.design) != row.text:
+        if _text(row.design, row.scenario) != row.text:
             raise Differs(
                 f"{row.design}: not the same text where it is explored (edited meanwhile, or "
                 "workers with another copy): check again once it is"
             )
-        known = build(
-            row.design,
-            row.scenario,
-            dict(row.params),
-            row.monitors_off,
-            memory_model=row.options.memory_model,
-        )
+        model = row.options.memory_model
+        if row.protocol is not None:
+            known = build_protocol(row.design, row.name, model)
+        else:
+            known = build(
+                row.design, row.scenario, dict(row.params), row.monitors_off, memory_model=model
+            )
         known.machine.retries_allowed = row.options.retries
     _kept.built[row] = known
     while len(_kept.built) > _KEPT:
@@ -141,8 +169,7 @@ def forget() -> None:
 
 def unexplored(row: Row) -> CheckResult | None:
     """The result of a row that cannot be explored, else None."""
-    resolved = lookup(row.design)
-    lacking = missing_capabilities(resolved, row.found)
+    lacking = [] if row.protocol else missing_capabilities(lookup(row.design), row.found)
     if lacking and not row.force:
         return _result(row, "n/a", f"needs {', '.join(lacking)}")
     try:
@@ -216,21 +243,12 @@ def conclude(row: Row, result: SearchResult) -> CheckResult:
     return out
 
 
-def primary(result: SearchResult) -> Found | None:
-    """The finding that a row reports: the one with the best schedule.  Findings of one
-    event keep the order in which they were made."""
-    best: Found | None = None
-    for found in result.found.values():
-        cut = found.decisions[: found.finding.step + 1]
-        if best is None or schedule_key(cut) < schedule_key(
-            best.decisions[: best.finding.step + 1]
-        ):
-            best = found
-    return best
-
-
 def _violated(
-    row: CheckResult, built: Built, result: SearchResult, found: Found, options: Options
+    row: CheckResult,
+    built: Built | BuiltProtocol,
+    result: SearchResult,
+    found: Found,
+    options: Options,
 ) -> None:
     small = minimise(built.program, built.program.actors, found, Limits(options.steps))
     row.verdict = "error" if small.finding.rule == "EXCEPTION" else "violated"
