@@ -55,7 +55,7 @@ def value(v: Any, obj: str = "") -> str:
     if isinstance(v, int):
         if _SEPT.search(obj):
             return sept.show(v)
-        if v & VMX_EPT_SUPPRESS_VE_BIT:
+        if v > 0 and v & VMX_EPT_SUPPRESS_VE_BIT:
             return spte_text(v)
         return str(v) if abs(v) < _LARGEST_COUNTER else f"{v:#x}"
     if isinstance(v, (tuple, list, frozenset)):
