@@ -221,7 +221,8 @@ def second_vm(lines: list[str], seconds: float) -> list[str]:
     out = []
     for line in lines:
         comm, pid, gap, cpu, flags, time, rest = parts(line)
-        rest = re.sub(r"((?:old|new)_spte )([0-9a-f]+)", page, rest)
+        rest = re.sub(r"(spte )([0-9a-f]+)", page, rest)
+        rest = re.sub(r"(pfn )([0-9a-f]+)", lambda m: f"{m[1]}{int(m[2], 16) + (1 << 24):x}", rest)
         out.append(
             f"{comm}-{int(pid) + 1000}{gap}{int(cpu) + 4:03d}{flags}"
             f"{float(time) + seconds:.6f}{rest}"

@@ -43,10 +43,12 @@ def test_ordinary_run() -> None:
         ("WARN:__handle_changed_spte", (0, 0, EMPTY, table(0x14))),
         ("WARN:__handle_changed_spte", (1, 1 << 40, EMPTY, leaf(0x92))),
         ("I20", (1, 1, leaf(0x91, 0xE47), EMPTY)),
-        ("I20", (1, 1, EMPTY, leaf(0x92))),
+        ("I20", (1, 1, EMPTY, 0x8000000002187)),
+        ("I20-reinstall", (1, 1, EMPTY, leaf(0x92))),
         ("I20", (1, 3, leaf(0x92), EMPTY)),
         ("I20-link", (2, 0x200, EMPTY, table(0x12))),
-        ("I20-link", (1, 0x400, EMPTY, leaf(0x92))),
+        ("I20-child", (1, 0x400, EMPTY, leaf(0x92))),
+        ("I20-link", (1, 0x40400, EMPTY, leaf(0x92))),
         ("I9", (1, 1, leaf(0x91), FROZEN)),
     ],
 )
@@ -147,7 +149,7 @@ def test_swapped_lines_of_two_cpus_are_no_finding() -> None:
     assert result.findings == []
     assert result.notes == ["1 line was printed later than a line of another CPU that follows it"]
     same_cpu = [line.replace("[002]", "[001]") for line in w.lines]
-    assert {f.rule for f in judged(same_cpu).findings} == {"I20"}
+    assert {f.rule for f in judged(same_cpu).findings} == {"I20", "I20-reinstall"}
 
 
 def test_a_chain_of_swapped_lines() -> None:
@@ -197,3 +199,102 @@ def test_rules_are_described() -> None:
     for rule in RULES.values():
         assert rule.statement.endswith(".")
         assert "facts" in rule.source or "kernel/" in rule.source
+
+
+def fault(w: Writer, gfn: int = 5, page: int = 0x95, *, installed: int = 0x95) -> None:
+    """The lines of one fault."""
+    w.line(f"kvm_page_fault: vcpu 0 rip 0x1000 address 0x{gfn << 12:016x} error_code 0x100000006")
+    w.line(f"kvm_mmu_spte_requested: gfn {gfn:x} pfn {page:x} level 1 access f")
+    w.change(1, gfn, EMPTY, leaf(installed))
+    w.line(
+        f"kvm_mmu_set_spte: gfn {gfn:x} spte {leaf(page):x} (rwxu) level 1 at {0x13000 + gfn * 8:x}"
+    )
+
+
+def split(w: Writer, gfn: int = 0x200, page: int = 0x400, name: int = 0x200) -> None:
+    """A huge leaf, then the lines that split it."""
+    w.change(2, gfn, EMPTY, leaf(page, 0xEE7))
+    w.line(
+        f"kvm_mmu_get_page: sp gen 0 gfn {gfn:x} l1 8-byte q0 direct rwux nxe ad root 0 sync new"
+    )
+    w.change(2, gfn, leaf(page, 0xEE7), table(0x21 + (gfn >> 9)))
+    w.line(f"kvm_mmu_split_huge_page: gfn {name:x} spte {leaf(page, 0xEE7):x} level 2 errno 0")
+
+
+def test_the_lines_of_faults_and_splits_keep_the_rules() -> None:
+    w = tree()
+    fault(w)
+    fault(w, 6, 0x96, installed=0x96)
+    split(w)
+    split(w, 0x400, 0x600, 0x400)
+    assert w.rules() == []
+
+
+def without(w: Writer, text: str) -> Writer:
+    """Delete the last line but one of those that have ``text``: its kind comes later again."""
+    numbers = [number for number, line in enumerate(w.lines) if text in line]
+    del w.lines[numbers[-2]]
+    return w
+
+
+def three_faults() -> Writer:
+    w = tree()
+    for gfn in (5, 6, 7):
+        fault(w, gfn, 0x90 + gfn, installed=0x90 + gfn)
+    return w
+
+
+def three_splits() -> Writer:
+    w = tree()
+    for gfn in (0x200, 0x400, 0x600):
+        split(w, gfn, 2 * gfn, gfn)
+    return w
+
+
+def test_a_fault_installs_the_page_it_asked_for() -> None:
+    w = tree()
+    fault(w, installed=0x97)
+    assert "FAULT-pfn" in w.rules()
+
+
+def test_a_fault_ends_with_set_spte() -> None:
+    assert without(three_faults(), "kvm_mmu_set_spte").rules() == ["FAULT-set"]
+
+
+def test_set_spte_names_the_address_of_its_entry() -> None:
+    w = three_faults()
+    w.lines[-1] = w.lines[-1].replace("at 13038", "at 13040")
+    assert w.rules() == ["FAULT-set"]
+
+
+def test_a_linked_page_was_made() -> None:
+    assert without(three_splits(), "kvm_mmu_get_page").rules() == ["PAGE"]
+
+
+def test_a_split_is_announced() -> None:
+    assert without(three_splits(), "kvm_mmu_split_huge_page").rules() == ["SPLIT"]
+    w = tree()
+    split(w, name=0x400)
+    assert w.rules() == []  # the first line of its kind: it may just have been switched on
+    split(w, 0x600, 0x800, 0x800)
+    split(w, 0xA00, 0xC00, 0xA00)
+    assert w.rules() == ["SPLIT"]
+
+
+def test_events_may_be_switched_off() -> None:
+    """A missing line counts only if its kind comes again."""
+    w = three_faults()
+    w.lines = [line for line in w.lines if "kvm_mmu_set_spte" not in line or "gfn 5" in line]
+    assert w.rules() == []
+
+
+def test_findings_have_the_history_of_their_gfn() -> None:
+    w = three_faults()
+    w.change(1, 5, leaf(0x95), EMPTY)
+    w.change(1, 5, leaf(0x99), EMPTY)
+    finding = judged(w.lines).findings[0]
+    assert (finding.as_id, finding.gfn, finding.level) == (0, 5, 1)
+    assert (finding.old, finding.new) == (leaf(0x99), EMPTY)
+    past = [(p.level, p.old, p.new) for p in finding.history]
+    assert past[-2:] == [(1, EMPTY, leaf(0x95)), (1, leaf(0x95), EMPTY)]
+    assert past[0] == (4, EMPTY, table(0x11))

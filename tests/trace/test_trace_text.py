@@ -90,7 +90,7 @@ def test_a_marker_that_looks_like_a_line_stays_a_marker() -> None:
         ("#           TASK-PID     CPU#  |||||  TIMESTAMP  FUNCTION", None),
         ("", None),
         ("   ", None),
-        ("cpus=4", None),
+        ("cpus=4", Header(False, 0, 0)),
         ("CPU 1 is empty", None),
     ],
 )

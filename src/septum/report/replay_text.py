@@ -11,8 +11,9 @@ import textwrap
 from collections.abc import Iterator
 from typing import Final
 
+from septum.kvm.versions import FORMATS, NPT
 from septum.trace.result import LEVEL_NAMES, ReplayResult, Sample
-from septum.trace.rules import RULES
+from septum.trace.rules import RULES, Finding, Past, describe_spte
 
 __all__ = ["WIDTH", "replay_lines"]
 
@@ -144,10 +145,25 @@ def _findings(result: ReplayResult) -> Iterator[str]:
             head += f", time {finding.time:.6f}, CPU {finding.cpu}, {finding.task}"
         yield from _wrap(head, "  ", "    ")
         yield from _wrap(finding.message, "    ", "    ")
+        yield from _history(result, finding)
     if len(result.findings) > _SHOWN_FINDINGS:
         yield f"  and {len(result.findings) - _SHOWN_FINDINGS} more (--format json has all)"
     for rule in sorted({finding.rule for finding in result.findings}):
         yield from _wrap(f"{rule}: {RULES[rule].statement} ({RULES[rule].source})", "  ", "    ")
+
+
+def _history(result: ReplayResult, finding: Finding) -> Iterator[str]:
+    """The change itself, and those of its GFN before it, one row each."""
+    if finding.gfn is None or finding.level is None:
+        return
+    fmt = FORMATS.get(result.format or "", NPT)
+    rows = list(finding.history)
+    if finding.new is not None and finding.old is not None:
+        rows.append(Past(finding.line, finding.cpu, -1, finding.level, finding.old, finding.new))
+    for past in rows:
+        mark = ">" if past.line == finding.line else " "
+        old, new = (describe_spte(value, past.level, fmt) for value in (past.old, past.new))
+        yield f"    {mark} {past.line:>9} CPU {past.cpu:<3} L{past.level}  {old} -> {new}"[:WIDTH]
 
 
 def _unobservable(result: ReplayResult) -> Iterator[str]:

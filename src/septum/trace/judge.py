@@ -24,16 +24,19 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import Final
 
-from septum.kvm.shadow import UNKNOWN, ShadowTables, Table, is_table
+from septum.kvm.shadow import UNKNOWN, ShadowTables, Table, is_leaf, is_table
 from septum.kvm.spte import is_shadow_present_pte, spte_to_pfn
 from septum.kvm.versions import FROZEN_VALUES, NPT, KernelVersion
-from septum.trace.events import SpteChanged
+from septum.trace.events import Event, SpteChanged
+from septum.trace.protocol import Protocol
 from septum.trace.removal import Removals
 from septum.trace.rules import (
     Finding,
     Known,
+    Past,
     Where,
     describe_spte,
+    entry,
     finding_at,
     is_ordinary,
     misplaced,
@@ -48,6 +51,8 @@ WINDOW: Final = 8192
 
 UNFINISHED: Final = 64
 """Changes before the end of a recording of running VMs within which jumps are not judged."""
+HISTORY: Final = 6
+"""Changes shown with a finding."""
 MAX_SIBLINGS: Final = 8
 """Trees under one key to be told apart when their start was not recorded."""
 
@@ -93,6 +98,7 @@ class Judge:
         """Jumps that another tree may explain."""
         self.withdrawn = 0
         self.removals = Removals(tables, self._leftover, self._report)
+        self.protocol = Protocol(tables)
         self._seq = 0
         self._line = 0
         self._vcpu_tasks: set[int] = set()
@@ -112,12 +118,17 @@ class Judge:
         as_id, gfn, level, old, new = event
         problem = misplaced(event, self.tables)
         if problem is not None:
-            self._report("WARN:__handle_changed_spte", at, f"{problem}; the line was not used")
+            self._report(
+                "WARN:__handle_changed_spte", at, f"{problem}; the line was not used", event
+            )
             return
+        self.protocol.changed(at, event)
+        if self.protocol.findings:
+            self._drain()
         fmt = self.tables.format or NPT
         if not is_ordinary(old, new, level, fmt, self._values):
             for rule, message in single_line_faults(event, self.tables, fmt, self._values):
-                self._report(rule, at, f"{_entry(event)}: {message}")
+                self._report(rule, at, f"{entry(event)}: {message}", event)
         claimed = self.removals.before_change(at, event, self.version)
         key = gfn << 16 | level << 8 | as_id
         if not (self._debts and self._pay(key, at, event)):
@@ -125,6 +136,18 @@ class Judge:
         if new not in FROZEN_VALUES:
             self.removals.after_change(at, event)
         self._recent.append((key, at.cpu, at.pid, old, new, at.line))
+
+    def other(self, at: Where, event: Event) -> None:
+        """A line of another KVM event."""
+        self._line = at.line
+        self.protocol.other(at, event)
+        if self.protocol.findings:
+            self._drain()
+
+    def _drain(self) -> None:
+        for finding in self.protocol.findings:
+            self._find(self._with_history(finding))
+        self.protocol.findings.clear()
 
     def late(self, at: Where, event: SpteChanged, since: int) -> None:
         """A line older than lines already read: fold it, but trust no value after."""
@@ -149,6 +172,7 @@ class Judge:
         self._known_tasks.clear()
         self._recent.clear()
         self.removals.clear()
+        self.protocol.lost()
         self.tables.forget()
 
     def kernel(self, version: KernelVersion) -> None:
@@ -235,11 +259,16 @@ class Judge:
         fmt = self.tables.format or NPT
         of_line = f", left by line {before[5]}" if before is not None and before[4] == last else ""
         message = (
-            f"{_entry(event)}: old value {event.old_spte:x}"
+            f"{entry(event)}: old value {event.old_spte:x}"
             f" ({describe_spte(event.old_spte, event.level, fmt)}) does not follow {last:x}"
             f" ({describe_spte(last, event.level, fmt)}){of_line}"
         )
-        finding = finding_at("I20", at, message) if judged else None
+        finding = None
+        if judged:
+            rule = "I20"
+            if event.old_spte == self.tables.empty and is_leaf(last, event.level):
+                rule = "I20-reinstall" if is_leaf(event.new_spte, event.level) else "I20"
+            finding = self._with_history(finding_at(rule, at, message, event))
         self._owe(key, at, event.level, last, event.old_spte, finding)
         return table
 
@@ -257,8 +286,39 @@ class Judge:
 
     def _met_unseen(self, table: Table, at: Where, event: SpteChanged) -> None:
         if self.closed and at.pid in self._known_tasks:
-            message = f"{_entry(event)}: no line linked the table that holds this entry"
-            self._orphans.append(Orphan(table, self._seq, finding_at("I20-link", at, message)))
+            rule, message = "I20-link", "no line linked the table that holds this entry"
+            above = self._above(event)
+            if above is not None:
+                rule, message = "I20-child", f"its parent entry is {above:x}, which maps no table"
+            finding = finding_at(rule, at, f"{entry(event)}: {message}", event)
+            self._orphans.append(Orphan(table, self._seq, self._with_history(finding)))
+
+    def _above(self, event: SpteChanged) -> int | None:
+        """The known value of the parent's entry if it is no table; None if that cannot be
+        told."""
+        tables, level = self.tables, event.level + 1
+        group = (
+            tables.groups.get(tables.key(event.as_id, event.gfn, level), ()) if level <= 5 else ()
+        )
+        values = {table.value(tables.index(event.gfn, level)) for table in group}
+        if len(values) != 1 or UNKNOWN in values or is_table(min(values), level):
+            return None
+        return min(values)
+
+    def _with_history(self, finding: Finding) -> Finding:
+        """Add the last changes before its line that touch its GFN."""
+        if finding.gfn is None or finding.level is None:
+            return finding
+        shifts = self.tables.shifts
+        past: list[Past] = []
+        for key, cpu, pid, old, new, line in reversed(self._recent):
+            level = key >> 8 & 0xFF
+            shift = max(shifts[level - 1], shifts[finding.level - 1])
+            if key >> 16 >> shift == finding.gfn >> shift and line < finding.line:
+                past.append(Past(line, cpu, pid, level, old, new))
+                if len(past) == HISTORY:
+                    break
+        return replace(finding, history=tuple(reversed(past)))
 
     def _check_page(self, at: Where, event: SpteChanged) -> None:
         user = self.tables.pages.get(spte_to_pfn(event.new_spte))
@@ -266,8 +326,9 @@ class Judge:
             self._report(
                 "I20-link",
                 at,
-                f"{_entry(event)}: page {spte_to_pfn(event.new_spte):x} is already the table"
+                f"{entry(event)}: page {spte_to_pfn(event.new_spte):x} is already the table"
                 f" of gfn {user.base:x} level {user.level}",
+                event,
             )
 
     def _group(self, event: SpteChanged) -> int:
@@ -365,18 +426,17 @@ class Judge:
             f" line removed {value:x} ({describe_spte(value, table.level, fmt)}){more}"
         )
         key = gfn << 16 | table.level << 8 | table.as_id
-        finding = finding_at("I20-removal", at, message)
+        lost = SpteChanged(table.as_id, gfn, table.level, value, self.tables.empty)
+        finding = self._with_history(
+            replace(finding_at("I20-removal", at, message, lost), new=None)
+        )
         if is_shadow_present_pte(value) and len(left) == 1:
             self._owe(key, at, table.level, value, self.tables.empty, finding)
         else:
             self._find(finding)
 
-    def _report(self, rule: str, at: Where, message: str) -> None:
-        self._find(finding_at(rule, at, message))
+    def _report(self, rule: str, at: Where, message: str, event: SpteChanged | None = None) -> None:
+        self._find(self._with_history(finding_at(rule, at, message, event)))
 
     def _find(self, finding: Finding) -> None:
         self.findings.append(replace(finding, judged=self._line))
-
-
-def _entry(event: SpteChanged) -> str:
-    return f"as_id {event.as_id} gfn {event.gfn:x} level {event.level}"

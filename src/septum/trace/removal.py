@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from septum.kvm.shadow import ShadowTables, Table
 from septum.kvm.versions import FROZEN_VALUES, KernelVersion
 from septum.trace.events import PrepareZapPage, SpteChanged
-from septum.trace.rules import Where
+from septum.trace.rules import Where, entry
 
 __all__ = ["Removals"]
 
 _Leftover = Callable[[Where, Table, dict[int, int]], None]
-_Report = Callable[[str, Where, str], None]
+_Report = Callable[[str, Where, str, SpteChanged | None], None]
 
 
 @dataclass(slots=True)
@@ -104,16 +104,17 @@ class Removals:
         else:
             open_ones = reversed(task.announced)
             removal = next((a for a in open_ones if a.holds(event, shift)), None)
-        entry = f"as_id {event.as_id} gfn {event.gfn:x} level {event.level}"
         if removal is None:
             if task.settled and self.prepare_seen:
                 why = "frozen, but this task is not removing the table that holds the entry"
-                self._report("I9", at, f"{entry}: {why}")
+                self._report("I9", at, f"{entry(event)}: {why}", event)
             return None
         if removal.level != event.level:
             return None
         if event.gfn <= removal.last:
-            self._report("I20-removal", at, f"{entry}: frozen after gfn {removal.last:x}")
+            self._report(
+                "I20-removal", at, f"{entry(event)}: frozen after gfn {removal.last:x}", event
+            )
         removal.last = event.gfn
         if removal.table is None:
             as_id, gfn, level, old, _ = event
@@ -151,6 +152,7 @@ class Removals:
                     f"as_id {removal.table.as_id} gfn {removal.gfn:x} level {removal.level}: the"
                     f" table was emptied (from line {removal.at.line}), but there is no line of"
                     " its parent",
+                    None,
                 )
         task.announced.clear()
 

@@ -49,8 +49,6 @@ line that a recording shows (tdp_mmu.c, mmutrace.h, union kvm_mmu_page_role)."""
 KEPT_UNREADABLE: Final = 8
 _pid = Struct("<i").unpack_from
 MAX_SAMPLES: Final = 256
-_USED: Final = frozenset(("kvm_mmu_get_page", "kvm_mmu_prepare_zap_page"))
-"""Events that are read; the others are checked and counted."""
 _VCPU_ACTIVITY: Final = frozenset(
     ("kvm_page_fault", "fast_page_fault", "kvm_mmu_spte_requested", "kvm_mmu_set_spte")
 )
@@ -71,6 +69,7 @@ class Replay:
         self._last_line: dict[int, int] = {}
         """Per CPU, the last line it wrote."""
         self._lossy: set[int] = set()
+        self._torn = 0
         self._started = False
         self._sorted = False
         self._latest = 0.0
@@ -125,11 +124,24 @@ class Replay:
             self.judge.closed = False
 
     def _lose(self, cpu: int) -> None:
-        """Events of a CPU are missing, anywhere after the last line it wrote."""
-        self._lossy.add(cpu)
-        self.judge.lost(self._last_line.get(cpu, 0))
+        """Events of a CPU (-1: of any) are missing, anywhere after the last line it wrote."""
+        if cpu >= 0:
+            self._lossy.add(cpu)
+            self.judge.lost(self._last_line.get(cpu, 0))
+        else:
+            self.judge.lost(min(self._last_line.values(), default=0))
 
     def unreadable(self, line: int, reason: str) -> None:
+        """A line that is cut or garbled: others may be missing beside it.
+
+        Copying trace_pipe by sendfile(), as busybox cat does, tears it: whole stretches
+        are gone, with nothing but half a line to show for it, or not even that.
+        """
+        self._unread(line, reason)
+        self._torn += 1
+        self._lose(-1)
+
+    def _unread(self, line: int, reason: str) -> None:
         self.result.unreadable += 1
         if len(self.result.first_unreadable) < KEPT_UNREADABLE:
             self.result.first_unreadable.append(Unreadable(line, reason))
@@ -213,10 +225,8 @@ class Replay:
             if match is not None:
                 if build is spte_changed:
                     self._spte_changed(at, spte_changed(match.groups("")), late)
-                elif name in _USED:
+                else:
                     self._other(at, name, build(match.groups("")))
-                elif name in _VCPU_ACTIVITY:
-                    self._activity(at)
                 return True
         clean = payload.replace("\0", "").rstrip()
         if clean != payload:
@@ -239,11 +249,6 @@ class Replay:
             self.unreadable(at.line, f"{name} has other fields: {text!r}")
             return False
         return True
-
-    def _activity(self, at: Where) -> None:
-        self.judge.vcpu(at.pid)
-        if not self._started:
-            self._begin(mid_life=True)
 
     def _step_back(self, at: Where) -> None:
         """In a trace file: lines were exchanged.  From a pipe: the line is late."""
@@ -279,11 +284,14 @@ class Replay:
 
     def _other(self, at: Where, name: str, event: Event) -> None:
         if name in _VCPU_ACTIVITY:
-            self._activity(at)
+            self.judge.vcpu(at.pid)
+            if not self._started:
+                self._begin(mid_life=True)
         elif isinstance(event, GetPage):
             self._get_page(event)
         elif isinstance(event, PrepareZapPage):
             self.judge.removals.prepare_zap(at, event)
+        self.judge.other(at, event)
 
     def _get_page(self, event: GetPage) -> None:
         tables = self.result.tables
@@ -341,6 +349,13 @@ class Replay:
             self._input_problems(lines)
         cut = result.cut is not None or (lines is not None and lines.unterminated is not None)
         self.judge.finish(cut=cut)
+        if self._torn and not result.headed:
+            self.judge.withdraw(-1)
+            result.notes.append(
+                "a pipe without header, with cut lines: lines may be missing without a mark, so"
+                " nothing is judged. Read trace_pipe with a program that uses read(), not"
+                " sendfile(), into a file"
+            )
         if self._lossy:
             self.judge.withdraw(min(self._last_line.get(cpu, 0) for cpu in self._lossy))
         result.findings = self.judge.findings
@@ -365,10 +380,10 @@ class Replay:
     def _input_problems(self, lines: Lines) -> None:
         result = self.result
         for number in lines.too_long:
-            self.unreadable(number, f"longer than {MAX_LINE} characters: not text")
+            self._unread(number, f"longer than {MAX_LINE} characters: not text")
         if lines.unterminated is not None:
             result.lines += 1
-            self.unreadable(result.lines, "no line end after the last line: it may be cut")
+            self._unread(result.lines, "no line end after the last line: it may be cut")
         if lines.cut is not None:
             result.cut = lines.cut
             result.notes.append(f"after line {result.lines}: {lines.cut}")

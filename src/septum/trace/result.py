@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, NamedTuple
 
-from septum.trace.rules import Finding
+from septum.kvm.versions import FORMATS, NPT
+from septum.trace.rules import Finding, describe_spte
 
 __all__ = ["LEVEL_NAMES", "ReplayResult", "Sample", "Tables", "Unreadable"]
 
@@ -86,7 +87,7 @@ class ReplayResult:
             "kernel": self.kernel,
             "format": self.format,
             "events": dict(sorted(self.events.items())),
-            "findings": [_finding(finding) for finding in self.findings],
+            "findings": [self._finding(finding) for finding in self.findings],
             "leafs": {
                 "final": dict(zip(LEVEL_NAMES, self.leafs, strict=True)),
                 "peak": dict(zip(LEVEL_NAMES, self.peak, strict=True)),
@@ -108,8 +109,18 @@ class ReplayResult:
             "partial": self.partial,
         }
 
-
-def _finding(finding: Finding) -> dict[str, Any]:
-    fields = asdict(finding)
-    del fields["judged"]
-    return fields
+    def _finding(self, finding: Finding) -> dict[str, Any]:
+        """Values as hexadecimal text: they do not fit into every reader's numbers."""
+        fields = asdict(finding)
+        del fields["judged"]
+        fmt = FORMATS.get(self.format or "", NPT)
+        level = finding.level or 1
+        for name in ("old", "new"):
+            value = getattr(finding, name)
+            fields[name] = None if value is None else f"{value:x}"
+            fields[f"{name}_text"] = None if value is None else describe_spte(value, level, fmt)
+        fields["history"] = [
+            past._asdict() | {"old": f"{past.old:x}", "new": f"{past.new:x}"}
+            for past in finding.history
+        ]
+        return fields

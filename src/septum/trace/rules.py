@@ -32,6 +32,7 @@ __all__ = [
     "Rule",
     "Where",
     "describe_spte",
+    "entry",
     "finding_at",
     "is_ordinary",
     "misplaced",
@@ -41,6 +42,9 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Rule:
+    """``good`` and ``bad`` are short runs of lines that keep and break it (7.3, NPT; C and
+    the table pages stand for what comes before): docs/replay-rules.md shows them."""
+
     id: str
     statement: str
     source: str
@@ -68,6 +72,42 @@ RULES: Final = {
             "An entry belongs to a table that a line linked; a page is linked once until"
             " it is removed.",
             "tdp_mmu_link_sp(), tdp_mmu.c; facts 4.19",
+        ),
+        Rule(
+            "I20-reinstall",
+            "A leaf is not installed twice in a row: between two lines that put a leaf into"
+            " an empty entry, a line takes it out.",
+            "tdp_mmu_map_handle_target_level(), tdp_mmu.c; facts 4.6, 7 (I20)",
+        ),
+        Rule(
+            "I20-child",
+            "Nothing changes below an entry that maps no table: a table's entries change"
+            " only from its link line to its removal.",
+            "handle_removed_pt(), tdp_mmu.c; facts 4.4",
+        ),
+        Rule(
+            "PAGE",
+            "A table page is made (kvm_mmu_get_page) by the task that links it, before it"
+            " links it.",
+            "tdp_mmu_init_sp(), tdp_mmu_link_sp(), tdp_mmu.c; facts 4.5, 4.15, 4.19",
+        ),
+        Rule(
+            "FAULT-pfn",
+            "The leaf that a fault installs maps the page that its kvm_mmu_spte_requested"
+            " line names.",
+            "kvm_tdp_mmu_map(), tdp_mmu.c; facts 4.5 (2), 4.6",
+        ),
+        Rule(
+            "FAULT-set",
+            "A fault that installs a writable leaf ends with a kvm_mmu_set_spte line of the"
+            " same entry; that line names the entry's own address.",
+            "tdp_mmu_map_handle_target_level(), tdp_mmu.c; facts 4.6 (5), 4.19",
+        ),
+        Rule(
+            "SPLIT",
+            "A huge leaf that becomes a table is followed by the task's"
+            " kvm_mmu_split_huge_page line with the leaf's value.",
+            "tdp_mmu_split_huge_page(), tdp_mmu.c; facts 4.15",
         ),
         Rule(
             "I9",
@@ -118,20 +158,51 @@ class Where(NamedTuple):
     comm: str
 
 
+class Past(NamedTuple):
+    """An earlier change of the same GFN, for a finding's history."""
+
+    line: int
+    cpu: int
+    pid: int
+    level: int
+    old: int
+    new: int
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
+    """A broken rule, at ``line``.  ``gfn`` to ``new`` are those of the change, None where
+    the line is no change; ``history`` has the last changes before it that touch the GFN."""
+
     rule: str
     line: int
     message: str
     time: float = 0.0
     cpu: int = -1
     task: str = ""
+    as_id: int | None = None
+    gfn: int | None = None
+    level: int | None = None
+    old: int | None = None
+    new: int | None = None
+    history: tuple[Past, ...] = ()
     judged: int = field(default=0, compare=False, repr=False)
     """The line at which it was certain; what comes out between may withdraw it."""
 
 
-def finding_at(rule: str, at: Where, message: str) -> Finding:
-    return Finding(rule, at.line, message, at.time, at.cpu, f"{task_name(at.comm)}-{at.pid}")
+def finding_at(rule: str, at: Where, message: str, event: SpteChanged | None = None) -> Finding:
+    """A finding on a line; ``event`` is the change that the line reports."""
+    assert rule in RULES, rule
+    task = f"{task_name(at.comm)}-{at.pid}"
+    if event is None:
+        return Finding(rule, at.line, message, at.time, at.cpu, task)
+    as_id, gfn, level, old, new = event
+    return Finding(rule, at.line, message, at.time, at.cpu, task, as_id, gfn, level, old, new)
+
+
+def entry(event: SpteChanged) -> str:
+    """The entry that a change names, in words."""
+    return f"as_id {event.as_id} gfn {event.gfn:x} level {event.level}"
 
 
 _LEVELS: Final = {1: "4K", 2: "2M", 3: "1G", 4: "512G", 5: "256T"}

@@ -117,7 +117,9 @@ def parse_line(line: str) -> Record | Header | Lost | BufferStarted | str | None
         return Lost(-1, int(lost[1]))
     if _STACK.match(plain):
         return None
-    if re.fullmatch(r"cpus=\d+|version = \d+|CPU \d+ is empty", plain):
+    if re.fullmatch(r"cpus=\d+", plain):  # trace-cmd report
+        return Header(False, 0, 0)
+    if re.fullmatch(r"version = \d+|CPU \d+ is empty", plain):
         return None
     return _reason(plain)
 
