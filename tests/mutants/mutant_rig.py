@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-from septum.designs.mutant_table import BASE, MUTANTS, Mutant
+from septum.designs.mutant_table import MUTANTS, Mutant
 from septum.explore import Options, SearchResult, search
 from septum.machine import Execution
 from septum.scenarios.build import build
@@ -111,7 +111,7 @@ def outcome(name: str) -> Outcome:
         steps=STEPS,
         memory_model=mutant.memory_model,
     )
-    result, at = explore(f"{BASE}+{name}", scenario_of(mutant), options)
+    result, at = explore(mutant.design, scenario_of(mutant), options)
     best = primary(result)
     rule = best.finding.rule if best is not None else ""
     return Outcome(rule, frozenset(result.found), at.get(rule, result.executions), result.complete)

@@ -11,7 +11,7 @@ from mutant_doc import document
 from mutant_rig import BY_NAME, STEPS, explore, is_default, outcome, scenario_of
 
 from septum.designs import lookup, toggle_names
-from septum.designs.mutant_table import BASE, MUTANTS, Mutant
+from septum.designs.mutant_table import MUTANTS, Mutant
 from septum.explore import Options
 from septum.kvm.monitors import MONITORS
 from septum.scenarios.check import primary
@@ -37,9 +37,9 @@ def test_the_table_has_every_mutant_once() -> None:
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=named)
 def test_mutant_changes_what_it_says(mutant: Mutant) -> None:
-    design = lookup(f"{BASE}+{mutant.name}")
+    design = lookup(mutant.design)
     assert design.own
-    assert all(lookup(BASE).functions[name] is not f for name, f in design.own.items())
+    assert all(lookup(mutant.base).functions[name] is not f for name, f in design.own.items())
 
 
 @pytest.mark.parametrize("mutant", CAUGHT, ids=named)
@@ -59,22 +59,20 @@ def test_the_base_is_clean(scenario: str) -> None:
     mutant = next(m for m in MUTANTS if m.scenario == scenario)
     counts = [outcome(m.name).executions for m in CAUGHT if m.scenario == scenario]
     options = Options(max_executions=max([200, *counts]))
-    result, _ = explore(BASE, scenario_of(mutant), options)
+    result, _ = explore(mutant.base, scenario_of(mutant), options)
     assert result.found == {}
 
 
 @pytest.mark.parametrize("mutant", [m for m in MUTANTS if m.alone], ids=named)
 def test_one_monitor_alone_catches_it(mutant: Mutant) -> None:
-    result, _ = explore(
-        f"{BASE}+{mutant.name}", scenario_of(mutant), Options(), monitors_off=(mutant.rule,)
-    )
+    result, _ = explore(mutant.design, scenario_of(mutant), Options(), monitors_off=(mutant.rule,))
     assert (result.found, result.complete) == ({}, True)
 
 
 @pytest.mark.parametrize("mutant", [m for m in MUTANTS if m.memory_model != "SC"], ids=named)
 def test_a_missing_barrier_is_not_seen_without_store_buffers(mutant: Mutant) -> None:
     enough = Options(max_executions=1000, steps=STEPS)
-    result, _ = explore(f"{BASE}+{mutant.name}", scenario_of(mutant), enough)
+    result, _ = explore(mutant.design, scenario_of(mutant), enough)
     assert result.found == {}
 
 
@@ -87,7 +85,7 @@ def test_each_monitor_catches_one_alone_or_first(monitor: str) -> None:
         return
     mutant = mutants[0]
     assert is_default(mutant)
-    result, _ = explore(f"{BASE}+{mutant.name}", scenario_of(mutant), ENOUGH)
+    result, _ = explore(mutant.design, scenario_of(mutant), ENOUGH)
     best = primary(result)
     assert best is not None
     assert best.finding.rule == monitor

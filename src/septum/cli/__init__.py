@@ -22,6 +22,7 @@ _COMMANDS = (
     "campaign",
     "check",
     "compare",
+    "coverage",
     "designs",
     "monitors",
     "replay",

@@ -29,7 +29,7 @@ def command(ctx: click.Context, /, mutants: bool) -> None:
 def _toggle(name: str, designs: Sequence[Design]) -> tuple[Toggle, list[str]]:
     """A toggle and the designs to which it applies."""
     found: list[Design] = []
-    for base in designs:
+    for base in [*designs, lookup("v7.3+hugepage"), lookup("v7.3+hugepage+shared-param")]:
         with suppress(DesignError):
             found.append(lookup(f"{base.name}+{name}"))
     bases = [design.predecessor.name for design in found if design.predecessor is not None]

@@ -7,6 +7,7 @@ from typing import Final
 
 from septum.designs import (
     mutants_fences,
+    mutants_huge,
     mutants_mmu,
     mutants_module,
     mutants_tables,
@@ -26,4 +27,5 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     *mutants_vcpu.MUTANTS,
     *mutants_fences.MUTANTS,
     *mutants_module.MUTANTS,
+    *mutants_huge.MUTANTS,
 )

@@ -12,6 +12,7 @@ They are listed in docs/mutants.md, by the modules ``mutants_*``:
 * ``mutants_tdx``: SEAMCALLs, BUSY, kicks, removal (facts 5.2, 5.3);
 * ``mutants_vcpu``: the vCPU loop and requests (facts 5.2, 5.4, 5.6);
 * ``mutants_fences``: a missing barrier (facts 5.2, 5.6);
+* ``mutants_huge``: private huge pages, on ``v7.3+hugepage`` (facts 6.6, 6.7);
 * ``mutants_module``: a TDX Module that is wrong, for what KVM alone cannot cause.
 
 A `Mutant` says which default scenario shows it and which rule its row reports.  One that
@@ -49,6 +50,7 @@ class Mutant:
     :ivar survives: why nothing can see it; empty if something does.
     :ivar memory_model: ``TSO``: only store buffers show it, SC does not.
     :ivar hunks: the wrong text; without it and ``replace`` the name is an existing toggle's.
+    :ivar base: the design that it makes wrong.
     :ivar replace: instead of ``hunks``: from the base's functions to the wrong ones.
     """
 
@@ -62,7 +64,13 @@ class Mutant:
     executions: int = 0
     survives: str = ""
     memory_model: str = "SC"
+    base: str = BASE
     replace: Callable[[Mapping[str, Function]], Mapping[str, Function]] | None = None
+
+    @property
+    def design(self) -> str:
+        """The design to check."""
+        return f"{self.base}+{self.name}"
 
     @property
     def toggle(self) -> Toggle:

@@ -114,6 +114,7 @@ class Injection:
                 return 0
             self.spent.poke((*self.spent.v, m.current.id))
         m.reach("a failure was injected")
+        m.reach(f"{SEAMCALL_NAMES[leaf]} was made to return {decode(status)}")
         return status
 
 

@@ -115,6 +115,15 @@ _SCENARIOS: tuple[Scenario, ...] = (
         bound=3000,
     ),
     Scenario(
+        "huge-refault",
+        "a huge page is split and taken away while a vCPU faults it again",
+        "Does a fault leave a table alone where it could have a huge page?",
+        (host(op("split", 0, 2), op("punch_hole", 0, 2)), vcpu(0, op("fault", 1))),
+        Start(vcpus=1, mapped=(2,), huge=(0,), folio_level=2),
+        must_occur=("a fault would have merged a table", "a mirror leaf was zapped"),
+        designs=(HUGE,),
+    ),
+    Scenario(
         "huge-punch-fault",
         "a hole takes half of a 2M range while a vCPU faults the other half",
         "May a fault map the huge page that is losing a half?",
