@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from septum.cli.names import complete_design, complete_scenario
 from septum.cli.options import explorer, format_option, search_options
 from septum.cli.running import Places, default_directory, go_on, run, save_all, select_rows
 from septum.cli.terminal import painter, width
@@ -20,8 +21,18 @@ __all__ = ["command"]
 
 
 @click.command("compare")
-@click.argument("designs", metavar="DESIGN|FILE...", nargs=-1, required=True)
-@click.option("--scenario", "-s", "scenarios", multiple=True, metavar="NAME", help="A scenario.")
+@click.argument(
+    "designs", metavar="DESIGN|FILE...", nargs=-1, required=True, shell_complete=complete_design
+)
+@click.option(
+    "--scenario",
+    "-s",
+    "scenarios",
+    multiple=True,
+    metavar="NAME",
+    help="A scenario.",
+    shell_complete=complete_scenario,
+)
 @click.option("--wide", is_flag=True, help="Use the terminal's width.")
 @format_option()
 @search_options

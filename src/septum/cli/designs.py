@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import click
 
+from septum.cli.names import complete_design
 from septum.designs import Design, DesignError, Toggle, design_names, lookup, toggle_names
 from septum.report.listing import design_diff, design_list
 
@@ -37,8 +38,8 @@ def _toggle(name: str, designs: Sequence[Design]) -> tuple[Toggle, list[str]]:
 
 
 @command.command("diff")
-@click.argument("old", metavar="A")
-@click.argument("new", metavar="B")
+@click.argument("old", metavar="A", shell_complete=complete_design)
+@click.argument("new", metavar="B", shell_complete=complete_design)
 def difference(old: str, new: str) -> None:
     """Print the difference between designs A and B, function by function."""
     click.echo(design_diff(lookup(old), lookup(new)), nl=False)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import click
 
 from septum.cli.errors import unknown
+from septum.cli.names import complete_rule
 from septum.kvm.monitors import MONITORS
 from septum.report.listing import monitor_list, monitor_text
 
@@ -13,7 +14,7 @@ __all__ = ["command"]
 
 
 @click.command("monitors")
-@click.argument("rule", metavar="[ID]", required=False)
+@click.argument("rule", metavar="[ID]", required=False, shell_complete=complete_rule)
 def command(rule: str | None) -> None:
     """List the rules, or explain the one called ID (for example I4)."""
     if rule is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import click
 
+from septum.cli.names import complete_scenario
 from septum.report.listing import scenario_list, scenario_text
 from septum.scenarios.suite import SCENARIOS, find
 
@@ -12,7 +13,7 @@ __all__ = ["command"]
 
 
 @click.command("scenarios")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_scenario)
 def command(name: str | None) -> None:
     """List the scenarios, or explain the one called NAME."""
     if name is None:
