@@ -26,6 +26,7 @@ from septum.scenarios.check import check
 from septum.scenarios.result import CheckResult
 from septum.tdx.console.manual import errors_of
 from septum.tdx.handlers import HANDLERS
+from septum.tdx.module import OUTCOMES
 
 if TYPE_CHECKING:
     from coverage import Coverage
@@ -184,8 +185,8 @@ def _branches(path: Path, name: str, region: Mapping[str, Any]) -> Iterator[tupl
 def status_items(
     reached: Iterable[str],
 ) -> tuple[dict[Item, bool], dict[tuple[str, str], set[str]]]:
-    """Every status that the checks of a SEAMCALL name, and whether ``reached`` (the notes of
-    `Machine.reach`) has it; and which ones occurred, by whom."""
+    """Every status that the checks of a SEAMCALL name, and whether ``reached`` has it: notes
+    of `Machine.reach` and of `septum.tdx.module.OUTCOMES`; and which ones occurred, by whom."""
     by: dict[tuple[str, str], set[str]] = {}
     called: set[str] = set()
     for note in reached:
@@ -214,9 +215,10 @@ def status_items(
 # --- measuring ----------------------------------------------------------------------------
 
 
-def _row(design: str, scenario: str, options: Options) -> tuple[Arcs, CheckResult]:
-    """One row under measurement."""
+def _row(design: str, scenario: str, options: Options) -> tuple[Arcs, CheckResult, list[str]]:
+    """One row under measurement, from the making of the TD to its end."""
     cov = _coverage(concurrency=["greenlet"])
+    OUTCOMES.clear()
     cov.start()
     try:
         result = check(design, scenario, options=options)
@@ -224,7 +226,8 @@ def _row(design: str, scenario: str, options: Options) -> tuple[Arcs, CheckResul
         cov.stop()
     data = cov.get_data()
     result.counterexample = None  # large, and not asked for here
-    return {name: list(data.arcs(name) or ()) for name in data.measured_files()}, result
+    arcs = {name: list(data.arcs(name) or ()) for name in data.measured_files()}
+    return arcs, result, [*result.reached, *OUTCOMES.values()]
 
 
 def measure(
@@ -241,10 +244,10 @@ def measure(
     options = Options(max_executions=max_executions)
     arcs: dict[str, set[tuple[int, int]]] = {}
     reached: set[str] = set()
-    for row_arcs, result in _run(rows, options, jobs):
+    for row_arcs, result, notes in _run(rows, options, jobs):
         measured.executions += result.executions
         measured.bounded += bool(result.bounds_hit)
-        reached.update(result.reached)
+        reached.update(notes)
         for name, pairs in row_arcs.items():
             arcs.setdefault(name, set()).update(pairs)
         if progress is not None:
@@ -257,7 +260,7 @@ def measure(
 
 def _run(
     rows: Sequence[tuple[str, str]], options: Options, jobs: int
-) -> Iterator[tuple[Arcs, CheckResult]]:
+) -> Iterator[tuple[Arcs, CheckResult, list[str]]]:
     if jobs <= 1:
         for design, scenario in rows:
             yield _row(design, scenario, options)

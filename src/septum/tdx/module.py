@@ -258,12 +258,14 @@ class TdxModule(TypedApi):
         return on_interrupt(Guest(self, lp, cond))
 
 
-_OUTCOMES: dict[tuple[str, int], str] = {}
+OUTCOMES: dict[tuple[str, int], str] = {}
+"""Every (call, RAX) that a module of this process returned, with its text; whoever counts
+them clears it first."""
 
 
 def _outcome(name: str, rax: int) -> str:
-    text = _OUTCOMES.get((name, rax))
+    text = OUTCOMES.get((name, rax))
     if text is None:
         text = f"{name} SUCCESS" if not rax else f"{name} returned {decode(rax)}"
-        _OUTCOMES[name, rax] = text
+        OUTCOMES[name, rax] = text
     return text
