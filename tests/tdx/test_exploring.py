@@ -23,9 +23,7 @@ from septum.tdx.profiles import PROFILES, hypothetical_resize
 from septum.tdx.sept import FREE, State, leaf, state_of
 from septum.tdx.status import (
     TDX_INTERRUPTED_RESTARTABLE,
-    TDX_OPERAND_BUSY,
     TDX_OPERAND_INVALID,
-    Operand,
     decode,
 )
 
@@ -155,35 +153,12 @@ def test_the_search_agrees_with_brute_force() -> None:
     assert reduced.reached == every.reached
 
 
-def test_injected_statuses_come_before_any_effect() -> None:
-    module, td = ready()
-    busy = TDX_OPERAND_BUSY | Operand.RCX
-    module.inject["TDH.MEM.PAGE.AUG"] = (busy,)
-    module.inject_budget.set(1)
-    seen: set[tuple[str, str, str]] = set()
-
-    def host() -> None:
-        first = module.tdh_mem_page_aug(td.tdr, 0, 0, HPA)
-        state = state_of(module.peek_sept(td.tdr, 0, 0).raw)
-        second = module.tdh_mem_page_aug(td.tdr, 0, 0, HPA)
-        seen.add((decode(first.rax), state.name, decode(second.rax)))
-
-    result = search(MachineProgram(module.m, [("host", host)]), Options("dpor"))
-    assert result.complete
-    again = "TDX_EPT_ENTRY_STATE_INCORRECT|RCX"
-    assert seen == {
-        ("TDX_SUCCESS", "PENDING", again),
-        ("TDX_SUCCESS", "PENDING", decode(busy)),
-        (decode(busy), "FREE", "TDX_SUCCESS"),
-    }
-
-
 def test_injected_interrupt_of_demote() -> None:
     module, td = ready(SPLITTABLE, state="INITIALIZED")
     gpa = SPLITTABLE.bytes_per_level(2)
     must(module.tdh_mem_page_aug(td.tdr, gpa, 1, HPA))
     module.inject_interrupts = True
-    module.inject_budget.set(1)
+    module.interrupt_budget.set(1)
     seen: set[tuple[int, int]] = set()
 
     def host() -> None:
@@ -195,10 +170,11 @@ def test_injected_interrupt_of_demote() -> None:
     assert len(seen) == 2
 
 
-def test_no_injection_by_default() -> None:
-    module, td = ready()
-    module.inject["TDH.MEM.TRACK"] = (TDX_OPERAND_BUSY | Operand.TD_EPOCH,)
-    body = [("host", lambda: must(module.tdh_mem_track(td.tdr)))]
+def test_no_interrupt_by_default() -> None:
+    module, td = ready(SPLITTABLE, state="INITIALIZED")
+    gpa = SPLITTABLE.bytes_per_level(2)
+    must(module.tdh_mem_page_aug(td.tdr, gpa, 1, HPA))
+    body = [("host", lambda: must(module.tdh_mem_page_demote(td.tdr, gpa, 1, td.sept + 0x9000)))]
     assert search(MachineProgram(module.m, body), Options("dpor")).executions == 1
 
 

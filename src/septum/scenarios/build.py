@@ -161,7 +161,7 @@ def build(
         kvm.tdx.injection = _injection(machine, scenario.inject)
     if scenario.interrupts:
         kvm.module.inject_interrupts = True
-        kvm.module.inject_budget.set(scenario.interrupts)
+        kvm.module.interrupt_budget.set(scenario.interrupts)
     kvm.host.alloc_failures.set(scenario.alloc_failures)
     view = KvmView(kvm)
     watch(view)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`TdxModule`: dispatch of SEAMCALLs, TDCALLs and guest events over the module's state.
 
-Injection (for explorers): `inject` lists per leaf statuses that it may return before any
-effect; each use takes one from `inject_budget`.  With `inject_interrupts` a
-pending-interrupt test may find one, from the same budget.  Budget 0 means none.
+With `inject_interrupts` a pending-interrupt test may find one while an explorer decides, as
+often as `interrupt_budget` says: that is the module's to answer.  A status that a call is made
+to return without having been made belongs to the caller (`septum.kvm.seamcall.Injection`).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class TdxModule(TypedApi):
     :param config: LPs, packages, HKIDs, TDMRs.
     :param fine: every lock operation is a scheduling point of its own.
     :ivar td_params: TD_PARAMS pages in shared memory, by HPA (for MNG.INIT).
-    :ivar inject: statuses that an explorer may make a leaf return, by leaf name.
+    :ivar inject_interrupts: an explorer may let pending-interrupt tests find one.
     """
 
     def __init__(
@@ -78,9 +78,8 @@ class TdxModule(TypedApi):
         self._tds: dict[int, Td] = {}
         self._vcpus: dict[int, Vcpu] = {}
         self._lps = [Lp(m, n) for n in range(self.config.lps)]
-        self.inject: dict[str, tuple[int, ...]] = {}
         self.inject_interrupts = False
-        self.inject_budget = Cell(m, "inject_budget", 0)
+        self.interrupt_budget = Cell(m, "interrupt_budget", 0)
 
     # --- state ---------------------------------------------------------------------------
 
@@ -172,10 +171,6 @@ class TdxModule(TypedApi):
 
     def _run(self, handler: Handler, call: Call) -> Result:
         result = call.regs
-        injected = self._injected(call.name)
-        if injected:
-            result.rax = injected
-            return result
         if call.name in _CLEARS:
             result.rcx = result.rdx = 0
         try:
@@ -188,28 +183,12 @@ class TdxModule(TypedApi):
         self.m.reach(_outcome(call.name, result.rax))
         return result
 
-    def _injected(self, name: str) -> int:
-        statuses = self.inject.get(name)
-        if not statuses or not self.m.exploring:
-            return 0
-        budget = self.inject_budget
-        with self.m.step("inject", budget.name):
-            left: int = budget.peek()
-            if not left:
-                return 0
-            budget.poke(left)  # whatever is chosen, this event orders with the others
-            status: int = self.m.choose(f"inject {name}", (0, *statuses))
-            if status:
-                budget.set(left - 1)
-                self.m.reach(f"{name} injected {decode(status)}")
-            return status
-
     def injected_interrupt(self, name: str) -> bool:
         """A pending-interrupt test while an explorer decides."""
         if not self.inject_interrupts or not self.m.exploring:
             return False
-        budget = self.inject_budget
-        with self.m.step("inject", budget.name):
+        budget = self.interrupt_budget
+        with self.m.step("interrupt?", budget.name):
             left: int = budget.peek()
             if not left:
                 return False
