@@ -25,10 +25,11 @@ def coverage_text(
     lines = _what_was_run(measured, seconds)
     lines += ["", *_counts(measured)]
     if reviewed.unexplained:
-        lines += ["", f"Never reached, and without a reason in {clean(file)}:"]
+        lines += ["", *fill(f"Never reached, and without a reason in {clean(file)}:", WIDTH)]
         lines += _items(reviewed.unexplained)
     if reviewed.stale:
-        lines += ["", f"Stale reasons in {clean(file)} (reached by now, or gone):"]
+        text = f"Stale reasons in {clean(file)} (reached by now, or gone):"
+        lines += ["", *fill(text, WIDTH)]
         for reason in reviewed.stale:
             lines += fill(clean(f"{reason.kind} {reason}"), WIDTH, first="  ", rest="    ")
     if explained:
