@@ -5,13 +5,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from cli_rig import one_line_error, septum
-
-sys.path.append(str(Path(__file__).parents[1] / "report"))
 from report_schemas import validate
 
 ROW = ("v7.3", "-s", "fault-fault", "--max-executions", "10")
