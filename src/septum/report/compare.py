@@ -24,7 +24,7 @@ from septum.report.layout import (
     shorten,
     steps,
 )
-from septum.report.verdicts import how_earned
+from septum.report.verdicts import HYPOTHETICAL, how_earned
 from septum.scenarios.result import CheckResult, Replay
 
 __all__ = ["compare_table", "contrasts", "differing", "same_schedule"]
@@ -280,5 +280,7 @@ def _earned(
             text += f"; finding {clean(r.finding.rule)}"
         if r.note:
             text += f" ({clean(r.note)})"
+        if r.hypothetical:
+            text += f"; {HYPOTHETICAL}"
         lines += fill(text, width, first="  ", rest="      ")
     return lines

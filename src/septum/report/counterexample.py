@@ -17,6 +17,7 @@ from septum.report.layout import WIDTH, Paint, clean, command, facts, fill, numb
 from septum.report.states import table_names
 from septum.scenarios.model import Inject, Scenario, Start
 from septum.scenarios.result import Counterexample, Replay
+from septum.tdx.profiles import find_profile
 
 __all__ = [
     "Rule",
@@ -115,7 +116,7 @@ def story_facts(
         ("scenario", f"{ce.scenario}: {story.summary}" if story is not None else ce.scenario),
         ("question", story.question if story is not None else ""),
         ("start", start_text(story.start) if story is not None else ""),
-        ("injected", inject_text(story.inject) if story is not None else ""),
+        ("injected", inject_text(story) if story is not None else ""),
         ("parameters", parameters(ce.params)),
         ("rule", f"{ce.finding.rule}: {_statement(ce.finding.rule, rule)}"),
         ("source", rule.source if rule is not None else ""),
@@ -141,23 +142,32 @@ def start_text(start: Start) -> str:
     parts = [number(start.vcpus, "vCPU"), number(start.slot_pages, "page")]
     if not start.finalized:
         parts.append("TD not finalized")
-    for what in ("built", "mapped", "accepted", "huge"):
+    for what in ("built", "mapped", "accepted", "huge", "huge_accepted"):
         gfns = getattr(start, what)
         if gfns:
-            parts.append(f"{what}: gfn {', '.join(f'{gfn:x}' for gfn in gfns)}")
+            name = what.replace("_", ", ")
+            parts.append(f"{name}: gfn {', '.join(f'{gfn:x}' for gfn in gfns)}")
+    if start.folio_level > 1:
+        parts.append(f"guest_memfd folios of level {start.folio_level}")
     for vcpu, gfn in start.zero_step:
         parts.append(f"vCPU {vcpu} about to zero-step at gfn {gfn:x}")
     return "; ".join(parts)
 
 
-def inject_text(inject: Inject | None) -> str:
-    """Which SEAMCALLs the environment may make fail."""
-    if inject is None:
-        return ""
-    return (
-        f"{' or '.join(inject.leafs)} may fail with {' or '.join(inject.statuses)}, "
-        f"{number(inject.budget, 'time')} per execution"
-    )
+def inject_text(scenario: Scenario) -> str:
+    """What the environment may make fail."""
+    inject: Inject | None = scenario.inject
+    parts = []
+    if inject is not None:
+        parts.append(
+            f"{' or '.join(inject.leafs)} may fail with {' or '.join(inject.statuses)}, "
+            f"{number(inject.budget, 'time')} per execution"
+        )
+    if scenario.interrupts:
+        parts.append(f"{number(scenario.interrupts, 'pending interrupt')} in the module")
+    if scenario.alloc_failures:
+        parts.append(f"{number(scenario.alloc_failures, 'allocation')} may fail")
+    return "; ".join(parts)
 
 
 def order_sentence(ce: Counterexample, replay: Replay) -> str:
@@ -228,6 +238,7 @@ def _statement(broken: str, rule: Rule | None) -> str:
 def _model(ce: Counterexample) -> str:
     parts = [f"memory model {ce.memory_model}"]
     if ce.profile:
-        parts.append(f"TDX Module profile {ce.profile}")
+        profile = find_profile(ce.profile)
+        parts.append(f"TDX Module profile {profile or clean(ce.profile)}")
     parts.append(f"recorded by septum {ce.septum}")
     return ", ".join(parts)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from xml.etree import ElementTree
 
-from septum.report.verdicts import how_earned
+from septum.report.verdicts import HYPOTHETICAL, how_earned
 from septum.scenarios.result import CheckResult
 
 __all__ = ["junit"]
@@ -46,6 +46,8 @@ def _case(suite: ElementTree.Element, r: CheckResult, files: Mapping[tuple[str, 
         time=f"{r.seconds:.3f}",
     )
     earned = f"{r.verdict}; {how_earned(r)}; memory model {r.memory_model}"
+    if r.hypothetical:
+        earned += f"; {HYPOTHETICAL}"
     kind = _kind(r)
     if kind == "skipped":
         ElementTree.SubElement(case, kind, message=_text(r.note or "n/a"))

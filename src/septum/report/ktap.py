@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from septum.report.layout import clean
-from septum.report.verdicts import how_earned
+from septum.report.verdicts import HYPOTHETICAL, how_earned
 from septum.scenarios.result import CheckResult
 
 __all__ = ["ktap"]
@@ -37,6 +37,8 @@ def ktap(results: Sequence[CheckResult], files: Mapping[tuple[str, str], str] | 
 
 def _row(number: int, r: CheckResult, files: Mapping[tuple[str, str], str]) -> list[str]:
     told = [f"# {_name(r.design)}: {r.verdict}, {how_earned(r)}, memory model {r.memory_model}"]
+    if r.hypothetical:
+        told.append(f"# {HYPOTHETICAL}")
     if r.finding is not None:
         told.append(f"# {clean(r.finding.rule)}: {clean(r.finding.message)}")
     if r.missing and not r.note:

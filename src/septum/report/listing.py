@@ -96,7 +96,7 @@ def scenario_text(s: Scenario, *, width: int = WIDTH) -> str:
             ("summary", s.summary),
             ("question", s.question),
             ("start", start_text(s.start)),
-            ("injected", inject_text(s.inject)),
+            ("injected", inject_text(s)),
             ("parameters", parameters(s.params())),
             ("needs", ", ".join(sorted(s.needs)) or "nothing beyond the base design"),
             ("default", "yes" if s.default else "no: name it with --scenario"),

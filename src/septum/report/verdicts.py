@@ -26,6 +26,7 @@ from septum.report.layout import (
 from septum.scenarios.result import VERDICTS, CheckResult
 
 __all__ = [
+    "HYPOTHETICAL",
     "difference_lines",
     "exit_code",
     "how_earned",
@@ -38,12 +39,13 @@ __all__ = [
 
 _INCONCLUSIVE = frozenset({"bounded", "sampled", "vacuous", "error"})
 _LEAST_FINDING = 7
+HYPOTHETICAL = "uses a hypothetical TDX Module feature"
 _FOLDED = "r"
 _HYPOTHETICAL = "h"
 _MORE = "+"
 _NOTES = {
     _FOLDED: "r: repeats of a failed attempt that nobody influenced are folded (--retries N)",
-    _HYPOTHETICAL: "h: uses a hypothetical TDX Module feature",
+    _HYPOTHETICAL: f"h: {HYPOTHETICAL}",
     _MORE: "+n: n other rules broke as well (--wide names them)",
 }
 
