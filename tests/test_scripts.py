@@ -29,3 +29,8 @@ def test_python_m_septum() -> None:
 
 def test_the_package_says_that_it_has_types() -> None:
     assert (ROOT / "src" / "septum" / "py.typed").is_file()
+
+
+def test_pictures_are_current() -> None:
+    done = python("scripts/make_pictures.py", "--check")
+    assert done.returncode == 0, done.stdout + done.stderr

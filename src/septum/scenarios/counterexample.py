@@ -8,6 +8,7 @@ step whose label differs is named, and `Diverged` says what to do.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ __all__ = [
     "replay",
     "run_traced",
     "save",
+    "script",
     "script_of",
+    "states_along",
 ]
 
 FORMAT = 1
@@ -70,7 +73,7 @@ def run_traced(
     told: dict[int, list[str]] = {}
 
     def listen(what: str, args: tuple[Any, ...]) -> None:
-        text = built.describe(what, args)
+        text = built.describe(what, args) if machine.exploring else ""  # not the epilogue
         if text:
             told.setdefault(len(machine.log) - 1, []).append(text)
 
@@ -228,10 +231,16 @@ def _decisions(
 
 
 def script_of(ce: Counterexample) -> Policy:
-    """A counterexample's schedule as a script.  Choices are no decisions of who runs."""
+    """A counterexample's schedule as a script."""
+    ops = [op for _, _, op, _ in ce.labels]
+    return script(list(zip(ce.decisions, ops, strict=True)))
+
+
+def script(schedule: Sequence[tuple[Decision, str]]) -> Policy:
+    """Decisions with their operations as a script.  Choices are no decisions of who runs."""
     tasks: list[int] = []
     choices: dict[int, list[int]] = {}
-    for decision, (_, _, op, _) in zip(ce.decisions, ce.labels, strict=True):
+    for decision, op in schedule:
         if op == "choose":
             choices.setdefault(decision.task, []).append(decision.choice)
         else:
@@ -255,7 +264,10 @@ def replay(ce: Counterexample, *, states: bool = False) -> Replay:
     for n, decision in enumerate(ce.decisions):
         if decision.task >= len(names):
             raise Diverged(f"step {n}: there is no task {decision.task} in {ce.scenario}")
-    kept = _states(ce) if states else {}
+    kept: dict[int, Any] = {}
+    if states:
+        again = build(ce.design, ce.scenario, ce.params, memory_model=ce.memory_model)
+        kept = states_along(again, script_of(ce))
     execution, told = run_traced(built, list(ce.decisions))
     for n, (event, was) in enumerate(zip(execution.events, ce.labels, strict=False)):
         now = label(event, names)
@@ -270,18 +282,20 @@ def replay(ce: Counterexample, *, states: bool = False) -> Replay:
             "`septum check --from FILE`"
         )
     pair = None
-    again = next((f for f in execution.findings if f.rule == ce.finding.rule), None)
-    if again is not None:
-        found = Found(again, execution.decisions)
+    broken = next((f for f in execution.findings if f.rule == ce.finding.rule), None)
+    if broken is not None:
+        found = Found(broken, execution.decisions)
         pair = deciding_race(built.program, len(names), found, Limits())
     buffers = built.program.actors - len(built.program.bodies)
     return Replay(execution.events, names, execution.findings, pair, told, kept, buffers)
 
 
-def _states(ce: Counterexample) -> dict[int, Any]:
-    """The state after every step.  Looking widens footprints, so it has a run of its own;
-    as a script, because only then the machine asks before every step."""
-    built = rebuild(ce)
+def states_along(built: Built, policy: Policy) -> dict[int, Any]:
+    """The state after every step (-1: before the first) of a schedule.
+
+    Looking widens footprints, so ``built`` is for this run alone; the schedule is a
+    script, because only then the machine asks before every step.
+    """
     machine = built.machine
     kept: dict[int, Any] = {}
 
@@ -290,11 +304,12 @@ def _states(ce: Counterexample) -> dict[int, Any]:
         return True
 
     def listen(what: str, args: tuple[Any, ...]) -> None:
-        look()  # the last step has nothing behind it
+        if machine.exploring:  # not the epilogue
+            look()  # the last step has nothing behind it
 
     machine.state_hook = look
     machine.listeners.append(listen)
-    built.program.run((), None, script_of(ce))
+    built.program.run((), None, policy)
     return kept
 
 
