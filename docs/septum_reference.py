@@ -60,8 +60,8 @@ def scenarios() -> str:
         lines += [f"## {s.name}", "", f"{s.summary[0].upper()}{s.summary[1:]}.", "", s.question]
         lines += ["", "```text", *(line[2:] for line in task_table(s)), "```", ""]
         lines += [f"Start\n: {start_text(s.start)}", ""]
-        if s.inject is not None:
-            lines += [f"Injected\n: {inject_text(s.inject)}", ""]
+        if inject_text(s):
+            lines += [f"Injected\n: {inject_text(s)}", ""]
         if s.must_occur:
             lines += ["Must occur\n: " + "; ".join(s.must_occur), ""]
         if s.needs:
