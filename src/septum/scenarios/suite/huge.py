@@ -164,7 +164,7 @@ _SCENARIOS: tuple[Scenario, ...] = (
         "huge-convert-no-memory",
         "a conversion finds no memory for the split while a vCPU faults",
         "Does a conversion that fails leave anything behind?",
-        (host(op("set_attributes", 0, 1, 0)), vcpu(0, op("fault", 0))),
+        (host(op("set_attributes", 1, 2, 0)), vcpu(0, op("fault", 1))),
         Start(vcpus=1, mapped=(2,), huge=(0,), folio_level=2),
         must_occur=("no memory for a split: the attributes were not set",),
         alloc_failures=1,
@@ -179,6 +179,19 @@ _SCENARIOS: tuple[Scenario, ...] = (
         must_occur=(_WRITE_SPLIT, "an ACCEPT at a lower level inhibited huge pages"),
         designs=(HUGE,),
         bound=3000,
+    ),
+    Scenario(
+        "huge-accept-no-memory",
+        "an ACCEPT of a 4K page finds no memory for the split; userspace runs the vCPU again",
+        "Is the inhibit flag set only once the split has been made?",
+        (
+            vcpu(0, run_vcpu(op("accept", 0)), run_vcpu(op("accept", 0))),
+            vcpu(1, op("fault", 1)),
+        ),
+        Start(mapped=(2,), huge=(0,), folio_level=2),
+        must_occur=(_WRITE_SPLIT, "an allocation failed"),
+        alloc_failures=1,
+        designs=(HUGE,),
     ),
     Scenario(
         "huge-accept-first",
