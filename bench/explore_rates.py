@@ -3,7 +3,7 @@
 
     python bench/explore_rates.py [SECONDS]
 
-For the literature's programs and the small KVM scenarios: what source-DPOR explores, how
+For the literature's programs and the small KVM scenarios: what optimal DPOR explores, how
 much of that was blocked, and what the unreduced search over states needs (given up after
 SECONDS, default 20).  Ratios are between the two columns of one run.
 """
@@ -33,13 +33,15 @@ def programs() -> Iterator[tuple[str, MachineProgram]]:
 
 
 def main(seconds: float) -> None:
-    print(f"{'program':24}{'dpor':>7}{'blocked':>9}{'exec/s':>8}{'steps/s':>9}{'brute':>10}  ratio")
+    print(
+        f"{'program':24}{'optimal':>9}{'blocked':>9}{'exec/s':>8}{'steps/s':>9}{'brute':>10}  ratio"
+    )
     for name, program in programs():
         reduced = search(program)
         brute = search(program, Options("states", budget_s=seconds))
         given_up = "" if brute.complete else "+"
         print(
-            f"{name:24}{reduced.executions:7}{reduced.blocked:9}"
+            f"{name:24}{reduced.executions:9}{reduced.blocked:9}"
             f"{reduced.executions / reduced.seconds:8.0f}{reduced.steps / reduced.seconds:9.0f}"
             f"{brute.executions:9}{given_up or ' '}  "
             f"{brute.seconds / reduced.seconds:.0f}x time{given_up}"

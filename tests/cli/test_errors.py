@@ -19,7 +19,7 @@ from cli_rig import made_up, one_line_error, septum
         (["check", "-d", "v7.3", "-s", "fault-fault", "-p", "bits=x"], ["bits", "x", "an integer"]),
         (["check", "-p", "bits"], ["key=value"]),
         (["check", "--budget", "3x"], ["3x", "10m"]),
-        (["check", "--strategy", "dfs"], ["dfs", "dpor"]),
+        (["check", "--strategy", "dfs"], ["dfs", "optimal"]),
         (["check", "--nonsense"], ["--nonsense", "septum check --help"]),
         (["check", "nothere.py"], ["nothere.py"]),
         (["check", "--expect", "nothere.toml"], ["nothere.toml"]),

@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 import pytest
 from programs import file_system, indexer, last_zero, random_program, readers
+from traces import trace_of
 
 from septum.explore import MachineProgram, Options, search
-from septum.explore.dpor import NondeterminismError
+from septum.explore.optimal import NondeterminismError
 from septum.machine import Machine, Mutex, Word
 
 # Program, size, traces: from the papers named in programs.py.
@@ -31,11 +32,11 @@ TRACES: list[tuple[Callable[[int], MachineProgram], int, int]] = [
 @pytest.mark.parametrize(("make", "n", "traces"), TRACES)
 def test_literature(make: Callable[[int], MachineProgram], n: int, traces: int) -> None:
     result = search(make(n))
-    assert result.complete and result.traces == traces
+    assert result.complete and result.executions == traces and result.blocked == 0
 
 
 def agree(program: MachineProgram) -> tuple[int, int]:
-    """DPOR and brute force give the same final states and findings."""
+    """The reduced search and brute force give the same final states and findings."""
     brute = search(program, Options("states", max_executions=30_000))
     assert brute.complete
     finals: set[object] = set()
@@ -61,6 +62,28 @@ def test_random_programs_agree_with_brute_force(block: int) -> None:
             kinds.update(name.split(":")[1].split(","))
         agree(program)
     assert len(kinds) >= 14, "the generator lost operations"
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_one_execution_per_trace_and_none_blocked(block: int) -> None:
+    """Traces are told apart by looking at all pairs of steps of every interleaving."""
+    compared = 0
+    for seed in range(block * 40, block * 40 + 40):
+        program = random_program(seed)
+        traces: set[object] = set()
+        brute = search(
+            program,
+            Options("naive", max_executions=600),
+            on_execution=lambda e, traces=traces: traces.add(trace_of(e)),  # type: ignore[misc]
+        )
+        if not brute.complete:
+            continue
+        mine: list[object] = []
+        result = search(program, on_execution=lambda e, mine=mine: mine.append(trace_of(e)))  # type: ignore[misc]
+        assert len(mine) == len(traces) and set(mine) == traces, f"seed {seed}"
+        assert result.blocked == 0, f"seed {seed}"
+        compared += len(traces)
+    assert compared > 100
 
 
 def test_states_and_naive_agree_where_naive_is_small() -> None:
@@ -90,7 +113,7 @@ def test_deadlock_is_found_by_both() -> None:
         b.unlock()
 
     program = MachineProgram(m, [("one", one), ("two", two)])
-    for strategy in ("dpor", "states", "naive"):
+    for strategy in ("optimal", "states", "naive"):
         assert list(search(program, Options(strategy)).found) == ["DEADLOCK"]
 
 
@@ -152,5 +175,5 @@ def test_bounds_are_said() -> None:
 
 
 def test_unknown_strategy_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="dpor"):
+    with pytest.raises(ValueError, match="optimal"):
         search(readers(1), Options("optimal-ish"))

@@ -147,7 +147,7 @@ def rows(draw: st.DrawFn) -> CheckResult:
         draw(st.sampled_from(VERDICTS)),
         complete=draw(st.booleans()),
         finding=found,
-        strategy=draw(st.sampled_from(["dpor", "pct"])),
+        strategy=draw(st.sampled_from(["optimal", "pct"])),
         executions=draw(st.integers(0, 10**8)),
         retries_folded=draw(st.booleans()),
         hypothetical=draw(st.booleans()),

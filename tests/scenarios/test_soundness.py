@@ -86,7 +86,7 @@ def _search(design: str, scenario: Scenario, strategy: str) -> tuple[SearchResul
 @pytest.mark.parametrize(("design", "name"), ROWS)
 def test_reduced_and_brute_force_agree(design: str, name: str) -> None:
     scenario = TINY.get(name) or find(name)
-    reduced, finals = _search(design, scenario, "dpor")
+    reduced, finals = _search(design, scenario, "optimal")
     brute, all_finals = _search(design, scenario, "states")
     assert finals == all_finals
     assert set(reduced.found) == set(brute.found)

@@ -72,7 +72,7 @@ def test_every_lock_operation_a_point_of_its_own(design: str, name: str) -> None
 
 @pytest.mark.parametrize("name", EASY)
 def test_strategies_agree_on_a_clean_design(name: str) -> None:
-    for strategy in ("dpor", "random", "pct"):
+    for strategy in ("optimal", "random", "pct"):
         result = check("v7.3", name, options=Options(strategy, max_executions=60))
         assert result.finding is None
 

@@ -166,7 +166,7 @@ class Arena:
 
         bodies = [(f"{calls[n]} {n}", lambda n=n: body(n)) for n in range(2)]
         program = MachineProgram(self.m, bodies, settle)
-        result = search(program, Options("dpor"), on_execution=collect)
+        result = search(program, Options("optimal"), on_execution=collect)
         assert result.complete
         assert not result.found, result.found
         return seen

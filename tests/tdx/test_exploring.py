@@ -118,7 +118,7 @@ def tlb_program(*, fine: bool = False, tracker: bool = False) -> MachineProgram:
 
 @pytest.mark.parametrize("fine", [False, True], ids=["coarse", "fine"])
 def test_no_guest_uses_a_removed_page(fine: bool) -> None:
-    result = search(tlb_program(fine=fine), Options("dpor"))
+    result = search(tlb_program(fine=fine), Options("optimal"))
     assert result.complete
     assert not result.found
     assert {
@@ -141,12 +141,12 @@ def early_epoch(c: Call) -> int:
 
 def test_reading_the_epoch_before_blocking_would_be_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(HANDLERS, "TDH.MEM.RANGE.BLOCK", early_epoch)
-    result = search(tlb_program(tracker=True), Options("dpor", first=True, budget_s=60))
+    result = search(tlb_program(tracker=True), Options("optimal", first=True, budget_s=60))
     assert "STALE" in result.found
 
 
 def test_the_search_agrees_with_brute_force() -> None:
-    reduced = search(tlb_program(), Options("dpor"))
+    reduced = search(tlb_program(), Options("optimal"))
     every = search(tlb_program(), Options("states"))
     assert reduced.complete
     assert every.complete
@@ -165,7 +165,7 @@ def test_injected_interrupt_of_demote() -> None:
         first = module.tdh_mem_page_demote(td.tdr, gpa, 1, td.sept + 0x9000).rax
         seen.add((first, module.tdh_mem_page_demote(td.tdr, gpa, 1, td.sept + 0x9000).rax))
 
-    search(MachineProgram(module.m, [("host", host)]), Options("dpor"))
+    search(MachineProgram(module.m, [("host", host)]), Options("optimal"))
     assert (TDX_INTERRUPTED_RESTARTABLE, 0) in seen
     assert len(seen) == 2
 
@@ -175,7 +175,7 @@ def test_no_interrupt_by_default() -> None:
     gpa = SPLITTABLE.bytes_per_level(2)
     must(module.tdh_mem_page_aug(td.tdr, gpa, 1, HPA))
     body = [("host", lambda: must(module.tdh_mem_page_demote(td.tdr, gpa, 1, td.sept + 0x9000)))]
-    assert search(MachineProgram(module.m, body), Options("dpor")).executions == 1
+    assert search(MachineProgram(module.m, body), Options("optimal")).executions == 1
 
 
 def test_promote_before_finalize_can_race_with_a_walk() -> None:
@@ -188,7 +188,7 @@ def test_promote_before_finalize_can_race_with_a_walk() -> None:
         ("promote", lambda: must(module.tdh_mem_page_promote(td.tdr, 0, 1)) and None),
         ("rd", lambda: module.tdh_mem_sept_rd(td.tdr, 0, 0) and None),
     ]
-    result = search(MachineProgram(module.m, bodies), Options("dpor"))
+    result = search(MachineProgram(module.m, bodies), Options("optimal"))
     assert "I6" in result.found
 
 
@@ -327,7 +327,7 @@ def test_accept_while_the_host_maps_the_page() -> None:
         ("host", lambda: must(module.tdh_mem_page_aug(td.tdr, 0, 0, HPA)) and None),
         ("guest", guest_side),
     ]
-    search(MachineProgram(module.m, bodies), Options("dpor"))
+    search(MachineProgram(module.m, bodies), Options("optimal"))
     assert seen == {
         "TDX_SUCCESS|exit reason 48",
         "TDX_OPERAND_BUSY|RCX",

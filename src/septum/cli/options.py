@@ -119,7 +119,7 @@ _SEARCH = (
     click.option(
         "--strategy",
         type=click.Choice(list(STRATEGIES)),
-        default="dpor",
+        default="optimal",
         show_default=True,
         help="; ".join(f"{name}: {what}" for name, what in STRATEGIES.items()) + ".",
     ),

@@ -2,7 +2,7 @@
 """Floor 1: strategies over the Program protocol.  Nothing here knows what KVM is.
 
 A *program* is anything that can be executed once under a prefix of decisions
-(`program.Program`).  Strategies: `dpor` (source sets and sleep sets, complete),
+(`program.Program`).  Strategies: `optimal` (one execution per trace, complete),
 `brute` (every interleaving, and every interleaving up to equal states), `sample`
 (random walk, PCT).  `search.search` is the way in, and
 `protocol.check` for protocols of one's own.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from septum.machine import Decision, Execution, Limits, Machine, Policy
-from septum.machine.dependency import Access
+from septum.machine.dependency import Footprint
 from septum.machine.events import CONTINUE, DEFAULT_LIMITS
 
 __all__ = ["MachineProgram", "Program"]
@@ -17,16 +17,21 @@ class Program(Protocol):
     """What an explorer can run.
 
     A prefix names one decision per event.  ``sleep`` maps a task to the footprint of
-    its next event, as of just before the last decision of the prefix; the runner
-    updates it from the dependency table (septum.machine.dependency).
+    its next step, as of just before the last step of the prefix: it must not run before
+    something dependent on it.  ``covered`` are the footprints of steps from which
+    everything was explored: if the last step of the prefix commutes with one of them,
+    the execution ends there.  The runner decides both from the dependency table
+    (septum.machine.dependency).
     """
 
     def run(
         self,
         prefix: Sequence[Decision] = (),
-        sleep: Mapping[int, list[Access]] | None = None,
+        sleep: Mapping[int, Footprint] | None = None,
         policy: Policy = CONTINUE,
         limits: Limits = DEFAULT_LIMITS,
+        *,
+        covered: Sequence[Footprint] = (),
     ) -> Execution: ...
 
 
@@ -63,12 +68,13 @@ class MachineProgram:
     def run(
         self,
         prefix: Sequence[Decision] = (),
-        sleep: Mapping[int, list[Access]] | None = None,
+        sleep: Mapping[int, Footprint] | None = None,
         policy: Policy = CONTINUE,
         limits: Limits = DEFAULT_LIMITS,
         *,
         fingerprint: bool = False,
+        covered: Sequence[Footprint] = (),
     ) -> Execution:
         return self.machine.run(
-            self.bodies, prefix, sleep, policy, limits, self.settle, fingerprint
+            self.bodies, prefix, sleep, policy, limits, self.settle, fingerprint, covered
         )

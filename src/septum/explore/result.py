@@ -67,7 +67,7 @@ class SearchResult:
         """Count an execution and keep its findings."""
         self.executions += 1
         self.steps += len(execution.events)
-        if execution.status == "sleeping":
+        if execution.status == "covered":
             self.blocked += 1
         elif execution.status == "matched":
             self.matched += 1

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 
-from septum.explore import brute, dpor
+from septum.explore import brute, optimal
 from septum.explore.program import MachineProgram
 from septum.explore.result import SearchResult
 from septum.explore.sample import sample
@@ -18,7 +18,7 @@ from septum.machine import Execution, Limits
 __all__ = ["DEFAULTS", "STRATEGIES", "Options", "no_collector", "search"]
 
 STRATEGIES = {
-    "dpor": "source-DPOR with sleep sets: every trace once, complete",
+    "optimal": "optimal DPOR: one execution per trace, complete",
     "states": "every interleaving up to equal states, without reduction",
     "naive": "every interleaving, without reduction",
     "random": "uniform random walk, sampled",
@@ -37,7 +37,7 @@ class Options:
     :ivar memory_model: ``SC`` or ``TSO``, for those who make the machine.
     """
 
-    strategy: str = "dpor"
+    strategy: str = "optimal"
     retries: int = 0
     max_executions: int = 0
     budget_s: float = 0.0
@@ -95,8 +95,8 @@ def _search(
             on_execution(execution)
 
     strategy = options.strategy
-    if strategy == "dpor":
-        result = dpor.explore(
+    if strategy == "optimal":
+        result = optimal.explore(
             program,
             program.actors,
             limits=limits,

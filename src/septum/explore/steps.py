@@ -9,10 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from septum.machine import Event
-from septum.machine.dependency import EXCL, SHARED, Access
+from septum.machine import Decision, Event
+from septum.machine.dependency import (
+    ADD,
+    AWAIT,
+    EXCL,
+    EXCL_REL,
+    READ,
+    SHARED,
+    SHARED_REL,
+    WAIT,
+    WRITE,
+    Access,
+    Footprint,
+    footprint,
+)
 
-__all__ = ["Step", "pending_step", "steps_of"]
+__all__ = ["Step", "pending_step", "picks_of", "steps_of"]
+
+_STORES = frozenset({"write", "xchg", "fetch_and", "fetch_or", "fetch_add"})
 
 
 class Step:
@@ -20,20 +35,69 @@ class Step:
 
     ``number`` counts the steps of its task from 0; ``at`` is the log position of its
     first event, ``end`` that behind its last; ``choices`` are ``(option taken, number of
-    options)``.
+    options)``, made after as many of its accesses as ``cuts`` say; ``op`` is what its
+    first event does; ``foot`` is the footprint of all of it.
     """
 
-    __slots__ = ("acc", "at", "choices", "end", "number", "off", "since", "task")
+    __slots__ = (
+        "_foot",
+        "acc",
+        "at",
+        "choices",
+        "cuts",
+        "end",
+        "number",
+        "off",
+        "op",
+        "since",
+        "task",
+    )
 
     def __init__(self, event: Event, number: int, at: int) -> None:
         self.task = event.task
         self.number = number
         self.at = at
         self.end = at + 1
+        self.op = event.op
         self.acc: list[Access] = event.acc
         self.since = event.since
         self.off = event.off
         self.choices: tuple[tuple[int, int], ...] = ()
+        self.cuts: tuple[int, ...] = ()
+        self._foot: Footprint | None = None
+
+    @property
+    def foot(self) -> Footprint:
+        if self._foot is None:
+            self._foot = footprint(self.acc)
+        return self._foot
+
+    @property
+    def certain(self) -> Footprint:
+        """What the step does whatever it finds: at least its first access."""
+        name, kind = self.acc[0] if self.acc else ("", READ)
+        if kind in (READ, WRITE):
+            kind = WRITE if self.op in _STORES else READ
+        elif kind not in (ADD, AWAIT, WAIT, SHARED, EXCL, SHARED_REL, EXCL_REL):
+            return {}
+        return {name: 1 << kind} if self.acc else {}
+
+    @property
+    def picks(self) -> tuple[int, ...]:
+        """The options taken; trailing first options do not count."""
+        return picks_of(tuple(option for option, _ in self.choices)) if self.choices else ()
+
+    @property
+    def decisions(self) -> list[Decision]:
+        return [Decision(self.task), *(Decision(self.task, o) for o, _ in self.choices)]
+
+
+def picks_of(options: tuple[int, ...]) -> tuple[int, ...]:
+    """Without trailing first options, which are taken where nothing is said."""
+    n = len(options)
+    while n and options[n - 1] == 0:
+        n -= 1
+    return options[:n]
 
 
 def steps_of(events: Sequence[Event], before: Sequence[Step] = ()) -> list[Step]:
@@ -47,6 +111,7 @@ def steps_of(events: Sequence[Event], before: Sequence[Step] = ()) -> list[Step]
         event = events[at]
         if event.op == "choose":
             step = steps[-1]
+            step.cuts += (len(step.acc),)
             step.acc = step.acc + event.acc
             step.choices += ((event.choice, len(event.options)),)
             step.end = at + 1

@@ -11,14 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from septum.explore.dpor import NondeterminismError, _extend, _next, _Node
+from septum.explore.optimal import Explorer, Level
 from septum.explore.program import MachineProgram
-from septum.explore.races import Analysis
 from septum.explore.result import SearchResult
 from septum.explore.search import no_collector
 from septum.explore.steps import Step
+from septum.explore.wakeup import Move, Wakeup
 from septum.machine import Decision, Limits
-from septum.machine.dependency import Access
+from septum.machine.dependency import Footprint
 from septum.machine.events import CONTINUE
 
 __all__ = ["CLASSES", "UNIT", "Branch", "Size", "UnitResult", "explore_unit"]
@@ -26,12 +26,40 @@ __all__ = ["CLASSES", "UNIT", "Branch", "Size", "UnitResult", "explore_unit"]
 
 @dataclass(slots=True)
 class Branch:
-    """Nodes from the root to where the next execution parts, and that execution."""
+    """Where a search stands: `Explorer` as plain data, before its next run."""
 
-    stack: list[_Node] = field(default_factory=list)
+    levels: list[Level] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
     path: list[Decision] = field(default_factory=list)
     prefix: list[Decision] = field(default_factory=list)
-    sleep: dict[int, list[Access]] = field(default_factory=dict)
+    sleep: dict[int, Footprint] = field(default_factory=dict)
+    covered: list[Footprint] = field(default_factory=list)
+    base: int = 0
+    guess: int = -1
+    outcomes: str = ""
+
+
+def _resume(branch: Branch, tasks: int) -> Explorer:
+    explorer = Explorer(tasks)
+    explorer.restore(branch.steps, branch.outcomes)
+    explorer.levels, explorer.path, explorer.prefix = branch.levels, branch.path, branch.prefix
+    explorer.sleep, explorer.covered = branch.sleep, branch.covered
+    explorer.base, explorer.guess = branch.base, branch.guess
+    return explorer
+
+
+def _put_aside(explorer: Explorer) -> Branch:
+    return Branch(
+        explorer.levels,
+        explorer.analysis.steps,
+        explorer.path,
+        explorer.prefix,
+        explorer.sleep,
+        explorer.covered,
+        explorer.base,
+        explorer.guess,
+        "" if explorer.outcomes is None else explorer.outcomes.dump(),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +90,7 @@ class UnitResult:
     rest: list[Branch] = field(default_factory=list)
 
 
-CLASSES: tuple[type, ...] = (Branch, _Node, Step, Decision)
+CLASSES: tuple[type, ...] = (Branch, Level, Step, Move, Wakeup, Decision)
 
 
 def explore_unit(
@@ -81,35 +109,25 @@ def explore_unit(
     machine = program.machine
     machine.retries_allowed = retries
     begun = perf_counter()
-    result = SearchResult("dpor")
-    stack = branch.stack
-    analysis = Analysis(program.actors)
-    for node in stack:
-        analysis.add(node.step)
-    prefix, sleep = branch.prefix, branch.sleep
-    path = branch.path
+    result = SearchResult("optimal")
+    explorer = _resume(branch, program.actors)
     rest: list[Branch] = []
     with no_collector():
         while True:
-            execution = program.run(prefix, sleep, CONTINUE, limits)
-            if execution.status == "diverged":
-                if len(execution.events) != len(prefix) - 1 or not stack[-1].closed:
-                    raise NondeterminismError(execution.diverged)
-                stack[-1].backtrack.discard(prefix[-1].task)
-            else:
+            execution = program.run(
+                explorer.prefix, explorer.sleep, CONTINUE, limits, covered=explorer.covered
+            )
+            if execution.status != "diverged":
                 result.take(execution)
                 result.folded = result.folded or machine.retries_folded > 0
-                _extend(stack, execution, analysis)
-                path = execution.decisions
                 if execution.status == "limit":
                     result.bounds_hit = ["steps per execution"]
-            chosen = _next(stack, path)
-            if chosen is None:
+            explorer.take(execution)
+            if not explorer.next():
                 break
-            prefix, sleep = chosen
             result.seconds = perf_counter() - begun
             if (first and result.found) or size.reached(result):
-                rest.append(Branch(stack, path, prefix, sleep))
+                rest.append(_put_aside(explorer))
                 break
     result.seconds = perf_counter() - begun
     return UnitResult(result, rest)

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from greenlet import getcurrent, greenlet
 
 from septum.machine.buffers import MEMORY_MODELS, StoreBuffers
-from septum.machine.dependency import AWAIT, Access, dependent
+from septum.machine.dependency import AWAIT, Access, Footprint, clash, footprint
 from septum.machine.events import (
     CONTINUE,
     DEFAULT_LIMITS,
@@ -99,8 +99,8 @@ class Machine:
         self._atomic = _Step(self)
         self._main: greenlet | None = None
         self._prefix: Sequence[Decision] = ()
-        self._sleep: dict[int, list[Access]] = {}
-        self._slept = 0
+        self._sleep: dict[int, Footprint] = {}
+        self._covered: Sequence[Footprint] = ()
         self.enabled_now: tuple[int, ...] = ()
         self._script_at = 0
         self._choices_made: dict[int, int] = {}
@@ -327,7 +327,7 @@ class Machine:
             raise MachineError(f"{head}: retry inside an atomic step")
         event = self.point("await", head, ready)
         event.since = {cell.name: at for cell, at in cells}
-        event.acc.extend((cell.name, AWAIT) for cell, _ in cells)
+        self.acc.extend([(cell.name, AWAIT) for cell, _ in cells])
 
     # --- running ----------------------------------------------------------------
 
@@ -335,25 +335,29 @@ class Machine:
         self,
         bodies: Sequence[tuple[str, Callable[[], None]]],
         prefix: Sequence[Decision] = (),
-        sleep: Mapping[int, list[Access]] | None = None,
+        sleep: Mapping[int, Footprint] | None = None,
         policy: Policy = CONTINUE,
         limits: Limits = DEFAULT_LIMITS,
         settle: Callable[[], None] | None = None,
         fingerprint: bool = False,
+        covered: Sequence[Footprint] = (),
     ) -> Execution:
         """Execute the tasks once and rewind all state.
 
         :param prefix: decisions to follow first.
-        :param sleep: per task, the footprint of its next event, which must not run
-            before something dependent on it (as of just before the last decision of
+        :param sleep: per task, the footprint of its next step, which must not run
+            before something dependent on it (as of just before the last step of
             the prefix; the runner updates it from there on).
+        :param covered: footprints of steps from which everything was explored (as of
+            just before the last step of the prefix): if that step commutes with one of
+            them, the execution ends with it.
         :param settle: called in sequential mode after the last event, to judge.
         :param fingerprint: keep the state after the last event, before ``settle``.
         """
         mark = len(self.journal)
         self._prefix = prefix
         self._sleep = dict(sleep) if sleep else {}
-        self._slept = max(len(prefix) - 1, 0)
+        self._covered = covered
         self._script_at = 0
         self._choices_made = {}
         self._policy = policy
@@ -506,6 +510,12 @@ class Machine:
             return None
         if position < len(self._prefix):
             return self._follow(self._prefix[position].task, position)
+        if self._covered:
+            step = self._last_step()
+            if any(not clash(seen, step) for seen in self._covered):
+                self._status = "covered"
+                return None
+            self._covered = ()
         enabled: list[Task] = []
         waiting = False
         for task in self.tasks:
@@ -529,32 +539,46 @@ class Machine:
             self.report("LIVELOCK", f"no end after {position} steps")
             return None
         if self.state_hook is not None:
-            self.enabled_now = tuple(t.id for t in enabled)
+            self.enabled_now = tuple([t.id for t in enabled])
             if not self.state_hook():
                 self._status = "matched"
                 return None
+        self.enabled_now = tuple([t.id for t in enabled])
         sleep = self._sleep
         if sleep:
-            for event in self.log[self._slept :]:
-                for tid in [t for t, acc in sleep.items() if dependent(acc, event.acc)]:
-                    del sleep[tid]
-            self._slept = position
+            last = self._last_step()
+            for tid in [t for t, step in sleep.items() if clash(step, last)]:
+                del sleep[tid]
             candidates = [t for t in enabled if t.id not in sleep]
             if not candidates:
-                self._status = "sleeping"
+                self._status = "held"
                 return None
         else:
             candidates = enabled
         return self._pick(candidates, position)
 
+    def _last_step(self) -> Footprint:
+        """What the last step did, its choices included."""
+        log = self.log
+        first = len(log) - 1
+        while first >= 0 and log[first].op == "choose":
+            first -= 1
+        return footprint([a for event in log[max(first, 0) :] for a in event.acc])
+
     def _follow(self, wanted: int, position: int) -> Task | None:
         """The task that the prefix names, if it can run."""
         chosen: Task | None = None
+        enabled: list[int] = []
         for task in self.tasks:
-            if task.ready is not None and not task.done and not task.ready():
+            if task.done:
+                continue
+            if task.ready is not None and not task.ready():
                 task.off = position
-            elif task.id == wanted and not task.done:
+                continue
+            enabled.append(task.id)
+            if task.id == wanted:
                 chosen = task
+        self.enabled_now = tuple(enabled)
         if chosen is None:
             self._status = "diverged"
             self._diverged = f"step {position}: task {wanted} cannot run"

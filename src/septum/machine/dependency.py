@@ -30,8 +30,11 @@ __all__ = [
     "RACE",
     "RELATION",
     "Access",
+    "Footprint",
     "UnknownPair",
+    "clash",
     "dependent",
+    "footprint",
     "relation",
 ]
 
@@ -168,13 +171,44 @@ def relation(first: int, second: int) -> int:
     return value
 
 
-def dependent(one: Iterable[Access], other: Iterable[Access]) -> bool:
+Footprint = dict[str, int]  # object -> the kinds of access to it, as a bit mask
+
+
+_CONFLICTS: Final[dict[int, int]] = {}  # mask of kinds: mask of kinds some of it clashes with
+
+
+def _conflicts(mask: int) -> int:
+    n = range(len(KIND_NAMES))
+    out = 0
+    for kind in n:
+        if mask >> kind & 1:
+            for other in n:
+                if RELATION[kind][other] != COMMUTE or RELATION[other][kind] != COMMUTE:
+                    out |= 1 << other
+    _CONFLICTS[mask] = out
+    return out
+
+
+def footprint(acc: Iterable[Access]) -> Footprint:
+    """The accesses of a step by object."""
+    out: Footprint = {}
+    for name, kind in acc:
+        out[name] = out.get(name, 0) | 1 << kind
+    return out
+
+
+def clash(one: Footprint, other: Footprint) -> bool:
     """Whether two footprints (of different tasks) do not commute."""
-    mine: dict[str, list[int]] = {}
-    for name, kind in one:
-        mine.setdefault(name, []).append(kind)
-    for name, kind in other:
-        for first in mine.get(name, ()):
-            if relation(first, kind) != COMMUTE or relation(kind, first) != COMMUTE:
+    if len(one) > len(other):
+        one, other = other, one
+    for name, mask in one.items():
+        if name in other:
+            known = _CONFLICTS.get(mask)
+            if (_conflicts(mask) if known is None else known) & other[name]:
                 return True
     return False
+
+
+def dependent(one: Iterable[Access], other: Iterable[Access]) -> bool:
+    """Whether two lists of accesses (of different tasks) do not commute."""
+    return clash(footprint(one), footprint(other))

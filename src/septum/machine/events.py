@@ -57,7 +57,7 @@ class Event:
     ``choice``/``options`` are set for choices; ``since`` maps an awaited object to the
     log position of the failed read; ``off`` is the last position at which the task was
     seen disabled while it waited for this event (-1: never); ``enabled`` the tasks that
-    could have run instead (beyond the prefix; empty for choices).
+    could have run (empty for choices).
     """
 
     __slots__ = (
@@ -128,8 +128,9 @@ DEFAULT_LIMITS = Limits()
 class Execution:
     """What one run left behind.
 
-    ``status``: ``complete`` (every task finished), ``sleeping`` (only tasks that the
-    sleep set forbids could run), ``deadlock`` (all wait for locks), ``stuck`` (some
+    ``status``: ``complete`` (every task finished), ``covered`` (the prefix turned out to
+    be explored already), ``held`` (only tasks that the sleep set forbids could run),
+    ``deadlock`` (all wait for locks), ``stuck`` (some
     await what no one will change), ``limit``, ``halted`` (BUG), ``diverged`` (the
     prefix named a task that could not run).
     """

@@ -17,7 +17,7 @@ from septum.explore import MachineProgram, Options, SearchResult, search
 from septum.explore.minimise import minimise
 from septum.explore.result import Found
 from septum.machine import Decision, Event, Execution, Limits, Policy
-from septum.machine.dependency import Access
+from septum.machine.dependency import Footprint
 from septum.machine.events import CONTINUE, DEFAULT_LIMITS
 from septum.scenarios.build import Built
 from septum.scenarios.check import primary
@@ -43,14 +43,17 @@ class _After(MachineProgram):
     def run(
         self,
         prefix: Sequence[Decision] = (),
-        sleep: Mapping[int, list[Access]] | None = None,
+        sleep: Mapping[int, Footprint] | None = None,
         policy: Policy = CONTINUE,
         limits: Limits = DEFAULT_LIMITS,
         *,
         fingerprint: bool = False,
+        covered: Sequence[Footprint] = (),
     ) -> Execution:
         self.machine.forget()  # its events are changed below
-        whole = super().run([*self.kept, *prefix], sleep, policy, limits, fingerprint=fingerprint)
+        whole = super().run(
+            [*self.kept, *prefix], sleep, policy, limits, fingerprint=fingerprint, covered=covered
+        )
         cut = len(self.kept)
         whole.events = whole.events[cut:]
         for event in (*whole.events, *whole.pending):

@@ -79,7 +79,7 @@ class CheckResult:
     verdict: str
     complete: bool = False
     finding: Finding | None = None
-    strategy: str = "dpor"
+    strategy: str = "optimal"
     memory_model: str = "SC"
     executions: int = 0
     traces: int = 0

@@ -49,7 +49,7 @@ __all__ = [
 
 primary = best_found  # the finding that a row reports
 
-IN_UNITS = frozenset({"dpor"})
+IN_UNITS = frozenset({"optimal"})
 """Strategies that can be explored in units; others are one piece of work."""
 
 INTERRUPTED = "interrupted"

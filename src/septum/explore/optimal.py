@@ -1,0 +1,413 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Optimal DPOR: source sets and wakeup trees, one execution per Mazurkiewicz trace.
+
+P. Abdulla, S. Aronis, B. Jonsson, K. Sagonas, "Source sets: a foundation for optimal
+dynamic partial order reduction", JACM 64(4), 2017, algorithm 2.  Deviations
+(docs/explorer.md gives the reasons):
+
+* Race analysis happens after a run, on its log.  A race of an earlier run is looked at
+  again only while the reason not to reverse it may vanish (`Level.open`).
+* What a reversed step will do is seen when it is run.  If its trace turns out to be
+  covered, the run ends there (status ``covered``).
+* The other options of a choice are scheduled as the reversals of a race are.
+* After BUG() nothing runs any more, so the task that hit it is held back, until a step
+  that it depends on lets it act otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+
+from septum.explore.outcomes import NondeterminismError, Outcomes
+from septum.explore.program import Program
+from septum.explore.races import Analysis
+from septum.explore.result import SearchResult
+from septum.explore.steps import Step, pending_step, picks_of, steps_of
+from septum.explore.wakeup import NO, WEAK, Key, Move, Wakeup, begins, initial
+from septum.machine import Decision, Execution, Limits, Policy
+from septum.machine.dependency import Footprint, clash
+from septum.machine.events import CONTINUE
+
+__all__ = ["Explorer", "Level", "NondeterminismError", "explore"]
+
+
+class Level:
+    """A state on the current branch: the step taken and what else is tried from it.
+
+    ``sleep``: steps from which everything was explored.  ``held``: steps that end in
+    BUG().  ``todo``: sequences still to be explored, ``known`` what was ever put there.
+    ``open``: races (or choices) whose second step this is and that later executions may
+    see otherwise.  ``explored``: an execution went to its end below this level;
+    ``fresh``: below the present step.
+    """
+
+    __slots__ = ("explored", "fresh", "held", "known", "open", "sleep", "step", "todo")
+
+    def __init__(self, sleep: dict[Key, Footprint], held: dict[int, Step]) -> None:
+        self.step: Step | None = None
+        self.sleep = sleep
+        self.held = held
+        self.todo: list[Wakeup] = []
+        self.known: set[tuple[Key, ...]] = set()
+        self.open: list[tuple[int, tuple[int, ...] | None]] = []
+        self.explored = False
+        self.fresh = False
+
+
+class Explorer:
+    """The state of one search: the current branch and its analysis, and the next run."""
+
+    def __init__(self, tasks: int) -> None:
+        self.tasks = tasks
+        self.levels: list[Level] = []
+        self.analysis = Analysis(tasks)
+        # With two tasks nobody sleeps whom a third one's outcome could concern.
+        self.outcomes = Outcomes(tasks) if tasks > 2 else None
+        self.path: list[Decision] = []
+        self.base = 0  # level at which the next run leaves the branch
+        self.guess = -1  # position in the prefix of a step that may be unable to run there
+        self.prefix: list[Decision] = []
+        self.sleep: dict[int, Footprint] = {}
+        self.covered: list[Footprint] = []
+
+    def restore(self, steps: list[Step], outcomes: str) -> None:
+        """Analyse again the steps of the branch that an earlier explorer left."""
+        for step in steps:
+            self.analysis.add(step)
+        if self.outcomes is not None:
+            if outcomes:
+                self.outcomes.load(outcomes)
+            for step in steps:
+                self.outcomes.add(step)
+
+    # --- after a run ----------------------------------------------------------------
+
+    def take(self, execution: Execution) -> None:
+        """Put the new steps on the branch and plan what its races ask for."""
+        analysis = self.analysis
+        base = self.base
+        analysis.cut(base)
+        outcomes = self.outcomes
+        if outcomes is not None:
+            outcomes.cut(base)
+        new = steps_of(execution.events, analysis.steps)
+        races: list[tuple[int, int]] = []
+        for depth, step in enumerate(new, base):
+            level = self._level(depth)
+            level.step = step
+            level.fresh = False
+            level.open = []
+            handed = _hand_down(level) if level.todo else []
+            analysis.add(step, races)
+            if outcomes is not None:
+                outcomes.add(step)
+            if handed:
+                below = self._level(depth + 1)
+                below.todo = handed
+                below.known = {w.name for w in handed}
+        self.path = execution.decisions
+        last = len(analysis.steps) - 1
+        if outcomes is not None and execution.status == "complete":
+            outcomes.finish()
+        if execution.status == "diverged":
+            self._diverged(execution)
+        elif execution.status == "covered":
+            self._options(last)
+        elif execution.status == "halted" and self._hold(execution, last):
+            pass  # its races are seen again at the end of the branch that goes on
+        else:
+            if last >= 0:
+                self.levels[last].fresh = True
+            self._analyse(execution, base, races)
+
+    def _level(self, depth: int) -> Level:
+        """The level of a new step, made if the branch has not been there."""
+        levels = self.levels
+        if depth == len(levels):
+            levels.append(_below(levels[-1]) if levels else Level({}, {}))
+        return levels[depth]
+
+    def _diverged(self, execution: Execution) -> None:
+        if len(execution.events) != self.guess:
+            raise NondeterminismError(execution.diverged)
+
+    def _hold(self, execution: Execution, last: int) -> bool:
+        """BUG(): hold its task back, and let the others go on without it."""
+        level = self.levels[last]
+        step = level.step
+        assert step is not None
+        others = [
+            t for t in execution.events[step.at].enabled if t != step.task and t not in level.held
+        ]
+        if not others or step.since is not None:
+            return False
+        level.held[step.task] = step
+        if not level.todo and not level.explored:
+            move = Move((others[0], ()), {}, [Decision(others[0])], False)
+            level.todo.append(Wakeup([move], True))
+        return True
+
+    def _analyse(self, execution: Execution, base: int, races: list[tuple[int, int]]) -> None:
+        """Reverse the races of a maximal execution, and take the other options."""
+        levels = self.levels
+        for i in range(base):
+            level = levels[i]
+            if level.open:
+                level.open = [(j, o) for j, o in level.open if not self._reverse(j, i, o)]
+        for j, i in races:
+            if not self._reverse(j, i, None):
+                levels[i].open.append((j, None))
+        for i in range(base, len(self.analysis.steps)):
+            self._options(i)
+        if execution.pending:
+            self._pending(execution)
+
+    def _pending(self, execution: Execution) -> None:
+        """Lock acquisitions that never happened race with those that did."""
+        analysis = self.analysis
+        length = len(analysis.steps)
+        counts: dict[int, int] = {}
+        for step in analysis.steps:
+            counts[step.task] = step.number + 1
+        held = self.levels[length - 1].held if length else {}
+        for event in execution.pending:
+            known = held.get(event.task)
+            if known is not None:
+                pending: Step | None = known
+            else:
+                pending = pending_step(event, counts.get(event.task, 0))
+            if pending is not None:
+                races: list[tuple[int, int]] = []
+                analysis.add(pending, races)
+                for j, i in races:
+                    self._reverse(j, i, None)
+                analysis.cut(length)
+
+    def _options(self, j: int) -> None:
+        """Plan the options that step ``j`` did not take."""
+        step = self.levels[j].step
+        assert step is not None
+        taken = tuple([option for option, _ in step.choices])
+        for n, (option, options) in enumerate(step.choices):
+            for other in range(options):
+                if other != option:
+                    picks = (*taken[:n], other)
+                    if not self._reverse(j, j, picks):
+                        self.levels[j].open.append((j, picks))
+
+    def _reverse(self, j: int, i: int, picks: tuple[int, ...] | None) -> bool:
+        """Plan the other order of a race, or another option (i is j then); whether that is
+        settled, whatever follows ``i``."""
+        level = self.levels[j]
+        steps = self.analysis.steps
+        clock = self.analysis.clocks[i]
+        last = self._last(j, i, picks)
+        free = self._independent(j, i)
+        past = (
+            [] if picks is not None else [k for k in free if clock[steps[k].task] > steps[k].number]
+        )
+        moves = [self._move(k) for k in past]
+        moves.append(last)
+        self._foresee(moves, j)
+        certain = True
+        for key, foot in level.sleep.items():
+            at = initial(key, foot, True, moves)
+            if at >= 0:
+                return True
+            if at != NO:
+                certain = False
+        for other in level.todo:
+            first = other.moves[0]
+            if initial(first.key, first.foot, first.sure, moves) != NO:
+                if other.certain and begins(other.moves, moves):
+                    return True
+                certain = False
+        if not certain:
+            rest = [k for k in free if k not in past]
+            if rest:
+                moves[-1:] = [*[self._move(k) for k in rest], self._last(j, i, picks)]
+                self._foresee(moves, j)
+            for key, foot in level.sleep.items():
+                if initial(key, foot, True, moves) >= WEAK:
+                    return False
+        wakeup = Wakeup(moves, certain)
+        if wakeup.name not in level.known:
+            level.known.add(wakeup.name)
+            level.todo.append(wakeup)
+        return certain
+
+    def _independent(self, j: int, i: int) -> list[int]:
+        """The steps after ``j`` that do not depend on it, but for ``i``."""
+        steps = self.analysis.steps
+        clocks = self.analysis.clocks
+        task, number = steps[j].task, steps[j].number
+        return [k for k in range(j + 1, len(steps)) if clocks[k][task] <= number and k != i]
+
+    def _move(self, k: int) -> Move:
+        step = self.analysis.steps[k]
+        move = Move((step.task, step.picks), step.foot, step.decisions, True)
+        if self.outcomes is not None:
+            move.effects = self.outcomes.effects(k)
+        return move
+
+    def _last(self, j: int, i: int, picks: tuple[int, ...] | None) -> Move:
+        """Step ``i`` (or ``j`` with other options) as it will be without step ``j``."""
+        step = self.analysis.steps[i]
+        task = step.task
+        options = picks or ()
+        decisions = [Decision(task), *(Decision(task, o) for o in options)]
+        # Without that flush a load takes its value from the store buffer.
+        certain = {} if self.analysis.steps[j].op == "flush" else step.certain
+        move = Move((task, picks_of(options)), certain, decisions, False)
+        if self.outcomes is not None:
+            move.local = self.outcomes.local(task, step.number)
+        return move
+
+    def _foresee(self, moves: list[Move], start: int) -> None:
+        """Learn what the last move will do after the others, if that is known by now."""
+        last = moves[-1]
+        if self.outcomes is not None and not last.sure and last.local:
+            foot = self.outcomes.predict(last, start, moves)
+            if foot is not None:
+                last.foot = foot
+                last.sure = True
+
+    # --- the next run ---------------------------------------------------------------
+
+    def next(self) -> bool:
+        """Choose the next branch, deepest first; False if nothing is left."""
+        levels = self.levels
+        while levels:
+            level = levels[-1]
+            step = level.step
+            if step is not None:
+                if level.fresh:
+                    level.explored = True
+                    level.sleep[(step.task, step.picks)] = step.foot
+                level.fresh = False
+                level.step = None
+            while level.todo:
+                wakeup = level.todo.pop(0)
+                if self._worth(level, wakeup):
+                    self._descend(level, wakeup.moves)
+                    return True
+            levels.pop()
+            if levels and level.explored:
+                levels[-1].fresh = True
+        return False
+
+    def _worth(self, level: Level, wakeup: Wakeup) -> bool:
+        """Whether nothing explored from this state by now covers the sequence."""
+        moves = wakeup.moves
+        self._foresee(moves, len(self.levels) - 1)
+        for key, foot in level.sleep.items():
+            at = initial(key, foot, True, moves)
+            if at >= WEAK:
+                return False
+        return True
+
+    def _descend(self, level: Level, moves: list[Move]) -> None:
+        """Plan a run along ``moves``."""
+        base = self.base = len(self.levels) - 1
+        self.prefix = self.path[: self._position(base)]
+        sleep = list(level.sleep.items())
+        held = [(t, s.foot) for t, s in level.held.items()]
+        for move in moves:
+            self.prefix.extend(move.decisions)
+        for move in moves[:-1]:
+            sleep = [(k, f) for k, f in sleep if k[0] != move.task and not clash(f, move.foot)]
+            held = [(t, f) for t, f in held if t != move.task and not clash(f, move.foot)]
+        self.covered = [f for k, f in sleep if k[0] != moves[-1].task]
+        self.sleep = {t: f for t, f in held if t != moves[-1].task}
+        last = moves[-1]
+        self.guess = -1 if last.sure else len(self.prefix) - len(last.decisions)
+
+    def _position(self, depth: int) -> int:
+        steps = self.analysis.steps
+        return steps[depth].at if depth < len(steps) else len(self.path)
+
+
+def _hand_down(level: Level) -> list[Wakeup]:
+    """Sequences that can begin with the present step are explored below it.  One that may
+    be or may not is explored below it, and again looked at beside it."""
+    step = level.step
+    assert step is not None
+    key = (step.task, step.picks)
+    stay: list[Wakeup] = []
+    go: list[Wakeup] = []
+    for wakeup in level.todo:
+        at = initial(key, step.foot, True, wakeup.moves)
+        if at < WEAK:
+            stay.append(wakeup)
+        if at >= 0:
+            moves = wakeup.moves[:at] + wakeup.moves[at + 1 :]
+            if moves:
+                go.append(Wakeup(moves, False))
+        elif at != NO:
+            go.append(Wakeup([m.copy() for m in wakeup.moves], False))
+    level.todo = stay
+    return go
+
+
+def _below(level: Level) -> Level:
+    """The level after the present step of ``level``."""
+    step = level.step
+    assert step is not None
+    task, foot = step.task, step.foot
+    return Level(
+        {k: f for k, f in level.sleep.items() if k[0] != task and not clash(f, foot)},
+        {t: s for t, s in level.held.items() if t != task and not clash(s.foot, foot)},
+    )
+
+
+def explore(
+    program: Program,
+    tasks: int,
+    *,
+    limits: Limits,
+    policy: Policy = CONTINUE,
+    max_executions: int = 0,
+    deadline: float = 0.0,
+    first: bool = False,
+    progress: Callable[[SearchResult], None] | None = None,
+    on_execution: Callable[[Execution], None] | None = None,
+) -> SearchResult:
+    """Explore every Mazurkiewicz trace of ``program``.
+
+    :param max_executions: stop after that many (0: no bound).
+    :param deadline: ``perf_counter()`` value at which to stop (0: none).
+    :param first: stop at the first finding.
+    """
+    result = SearchResult("optimal")
+    begun = perf_counter()
+    explorer = Explorer(tasks)
+    bounds: list[str] = []
+    while True:
+        execution = program.run(
+            explorer.prefix, explorer.sleep, policy, limits, covered=explorer.covered
+        )
+        if execution.status != "diverged":
+            result.take(execution)
+            if on_execution is not None:
+                on_execution(execution)
+            if execution.status == "limit" and "steps per execution" not in bounds:
+                bounds.append("steps per execution")
+        explorer.take(execution)
+        if progress is not None:
+            progress(result)
+        if first and result.found:
+            bounds.append("stopped at the first finding")
+            break
+        if not explorer.next():
+            break
+        if max_executions and result.executions >= max_executions:
+            bounds.append(f"{max_executions} executions")
+            break
+        if deadline and perf_counter() >= deadline:
+            bounds.append("time budget")
+            break
+    result.bounds_hit = bounds
+    result.complete = not bounds
+    result.seconds = perf_counter() - begun
+    return result
