@@ -62,13 +62,11 @@ _LOOKS: Final = {
     FAIL_SHARED: _EXCLUSIVE,
     TRY_EXCL: _HELD,
     FAIL_EXCL: _HELD,
-    FORWARD: _VALUE,
-    TAKE: _VALUE,
 }
-_REPLACES: Final = frozenset({WRITE, PUT, TAKE, EMPTY})
+_BUFFERS: Final = frozenset({PUT, TAKE, FORWARD, EMPTY})
 _ACQUIRES: Final = {SHARED: 0, TRY_SHARED: 0, EXCL: 1, TRY_EXCL: 1}
 _RELEASES: Final = {SHARED_REL: 0, EXCL_REL: 1}
-_CHANGES: Final = frozenset({ADD, *_REPLACES, *_ACQUIRES, *_RELEASES})
+_CHANGES: Final = frozenset({ADD, WRITE, *_ACQUIRES, *_RELEASES})
 
 # What was seen, where it is no state (which are numbers >= 0).
 _BLIND: Final = -1
@@ -120,6 +118,11 @@ class Outcomes:
     def add(self, step: Step) -> None:
         """The next step of the present execution."""
         task = step.task
+        if self.count == _BLIND or any(kind in _BUFFERS for _, kind in step.acc):
+            self._give_up()
+            self._steps.append((task, []))
+            self._local[task].append(0)
+            return
         local = self._local[task]
         at = local[-1]
         index = len(self._steps)
@@ -156,6 +159,14 @@ class Outcomes:
             self._next.clear()
             self._kind.clear()
 
+    def _give_up(self) -> None:
+        """Whether a load meets an own buffered store is no access of its own, so with store
+        buffers nothing can be foretold."""
+        self.count = _BLIND
+        self._numbers.clear()
+        self._next.clear()
+        self._kind.clear()
+
     def _choose(self, at: int, step: Step, n: int) -> int:
         if self._next.setdefault(at, ("", _CHOICE)) != ("", _CHOICE):
             self._odd(step)
@@ -163,6 +174,8 @@ class Outcomes:
 
     def finish(self) -> None:
         """All tasks have finished."""
+        if self.count == _BLIND:
+            return
         for task, local in enumerate(self._local):
             if self._next.setdefault(local[-1], ("", _DONE)) != ("", _DONE):
                 raise NondeterminismError(
@@ -236,7 +249,7 @@ class Outcomes:
         return state
 
     def _changed(self, state: int, task: int, kind: int, number: int) -> int:
-        if kind in _REPLACES:
+        if kind == WRITE:
             return number
         write, members = self._parts.get(state, (state, ()))
         if kind == ADD:
