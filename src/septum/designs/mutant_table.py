@@ -6,6 +6,8 @@ from __future__ import annotations
 from typing import Final
 
 from septum.designs import (
+    mutants_direct,
+    mutants_direct_log,
     mutants_fences,
     mutants_huge,
     mutants_mmu,
@@ -26,6 +28,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     *mutants_tdx.MUTANTS,
     *mutants_vcpu.MUTANTS,
     *mutants_fences.MUTANTS,
+    *mutants_direct.MUTANTS,
+    *mutants_direct_log.MUTANTS,
     *mutants_module.MUTANTS,
     *mutants_huge.MUTANTS,
 )

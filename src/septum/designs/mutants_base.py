@@ -13,6 +13,8 @@ They are listed in docs/mutants.md, by the modules ``mutants_*``:
 * ``mutants_vcpu``: the vCPU loop and requests (facts 5.2, 5.4, 5.6);
 * ``mutants_fences``: a missing barrier (facts 5.2, 5.6);
 * ``mutants_huge``: private huge pages, on ``v7.3+hugepage`` (facts 6.6, 6.7);
+* ``mutants_direct``: direct roots, huge pages, lockless paths (facts 4.1 to 4.13);
+* ``mutants_direct_log``: dirty logging, NX huge pages, MMIO (facts 1.2, 4.14 to 4.17);
 * ``mutants_module``: a TDX Module that is wrong, for what KVM alone cannot cause.
 
 A `Mutant` says which default scenario shows it and which rule its row reports.  One that

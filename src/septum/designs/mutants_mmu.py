@@ -153,7 +153,7 @@ MUTANTS: Final = (
         "4.1 step 5",
         "after a failure the SPTE is restored, but the caller is told that all went well",
         "install-table-fails",
-        "I14",
+        "I6",
         (
             change(
                 _ATOMIC,
@@ -265,7 +265,7 @@ MUTANTS: Final = (
         "4.3 step 5",
         "handle_removed_pt() is not called for a table that is zapped",
         "subtree",
-        "I14",
+        "I6",
         (
             change(
                 _CHANGED,

@@ -45,7 +45,7 @@ MUTANTS: Final = (
         "4.4 step 2",
         "the last entry of a removed table is not looked at",
         "subtree",
-        "I14",
+        "I6",
         (change(_REMOVED, "range(kvm.geometry.entries)", "range(kvm.geometry.entries - 1)"),),
     ),
     Mutant(
@@ -53,7 +53,7 @@ MUTANTS: Final = (
         "4.4 step 2",
         "a removed table's entries are frozen, but nobody reacts to the change",
         "subtree",
-        "I14",
+        "I6",
         (
             change(
                 _REMOVED,
@@ -68,29 +68,21 @@ MUTANTS: Final = (
         "4.4 step 2",
         "under the write lock the entries of a removed table keep their values",
         "subtree",
-        "",
+        "I20",
         (change(_REMOVED, _FREEZE, ""),),
-        survives=(
-            "harmless: under the write lock no fault is inside the table, and who walks it "
-            "later holds RCU and only reads"
-        ),
     ),
     Mutant(
         "removed-shared-not-frozen",
         "4.4 step 2",
         "under the read lock the entries of a removed table keep their values",
-        "subtree",
-        "",
+        "direct-collapse-fault",
+        "I20",
         (
             change(
                 "freeze_removed_spte",
                 "kvm.fn.kvm_tdp_mmu_write_spte_atomic(kvm, sptep, FROZEN_SPTE)",
                 "sptep.read()",
             ),
-        ),
-        survives=(
-            "no scenario: only direct tables are removed under the read lock; a fault would "
-            "install a leaf that nobody counts off (I4)"
         ),
     ),
     Mutant(
@@ -186,12 +178,8 @@ MUTANTS: Final = (
         "4.4 step 4",
         "call_rcu() is missing: a removed table is leaked",
         "subtree",
-        "",
+        "I6",
         (change(_REMOVED, _CALL_RCU, ""),),
-        survives=(
-            "no monitor: I6 judges frees and accesses, and nothing asks for leaked tables after"
-            " teardown"
-        ),
     ),
     # --- 4.5, 4.6 the fault ---------------------------------------------------------------
     Mutant(
@@ -262,7 +250,7 @@ MUTANTS: Final = (
         "4.5",
         "a table that could not be linked is taken for a linked one",
         "fault-fault",
-        "I14",
+        "I6",
         (change(_LINK, "        if ret:\n            return ret\n", ""),),
     ),
     Mutant(
@@ -278,9 +266,9 @@ MUTANTS: Final = (
         "4.5",
         "a table that could not be linked is not freed",
         "fault-fault",
-        "",
+        "I6",
         (change(_MISSING, "        kvm.fn.tdp_mmu_free_unused_sp(kvm, sp)\n", "        pass\n"),),
-        survives="no monitor: nothing asks for leaked pages after teardown",
+        alone=True,
     ),
     Mutant(
         "no-external-page",

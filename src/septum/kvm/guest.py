@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from septum.kvm.spte import (
     VMX_EPT_ACCESS_BIT,
     VMX_EPT_DIRTY_BIT,
+    VMX_EPT_MISCONFIG_WX_VALUE,
+    VMX_EPT_RWX_MASK,
     is_last_spte,
-    is_shadow_present_pte,
-    is_writable_pte,
+    spte_permission_fault,
     spte_to_child_sp,
     spte_to_pfn,
 )
@@ -41,14 +42,14 @@ if TYPE_CHECKING:
     from septum.kvm.structs import Vcpu
 
 __all__ = ["Cpu", "Guest", "GuestOp", "accept", "flush_all", "flush_shared", "map_gpa"]
-__all__ += ["read", "run_guest", "touch", "write"]
+__all__ += ["Walk", "cpu_walk", "fetch", "interrupted", "read", "run_guest", "touch", "write"]
 
 VECTOR_VE: Final = 20
 
 
 class GuestOp(NamedTuple):
-    """``op`` is ``accept``, ``read``, ``write`` or ``map_gpa``; ``gfn`` carries the shared
-    bit."""
+    """``op`` is ``accept``, ``read``, ``write``, ``fetch`` or ``map_gpa``; ``gfn`` carries the
+    shared bit."""
 
     op: str
     gfn: int
@@ -71,6 +72,10 @@ def write(gfn: int) -> GuestOp:
 def map_gpa(gfn: int) -> GuestOp:
     """TDG.VP.VMCALL<MapGPA> of one page: to shared iff ``gfn`` carries the shared bit."""
     return GuestOp("map_gpa", gfn)
+
+
+def fetch(gfn: int) -> GuestOp:
+    return GuestOp("fetch", gfn)
 
 
 touch = read
@@ -96,6 +101,8 @@ class Guest:
         self.pc = Cell(m, f"{name}.pc", 0)
         self.handler = Cell(m, f"{name}.handler", None)
         self.halted = Cell(m, f"{name}.halted", False)
+        # Direct GFNs that it has cached as writable and dirty: it may write them silently.
+        self.writable = Cell(m, f"{name}.writable", frozenset())
 
     def load(self, program: tuple[GuestOp, ...]) -> None:
         self.program.set(program)
@@ -133,9 +140,14 @@ def flush_all(vcpu: Vcpu, cpu: int) -> None:
 def flush_shared(vcpu: Vcpu) -> None:
     """KVM's own INVEPT, on the vCPU's CPU: the shared EPT."""
     cpu: int = vcpu.cpu.v
-    tlb = vcpu.kvm.cpu(cpu).tlb
-    is_shared = vcpu.kvm.geometry.is_shared
-    tlb.poke(frozenset(entry for entry in tlb.v if not is_shared(entry[0])))
+    kvm = vcpu.kvm
+    tlb = kvm.cpu(cpu).tlb
+    is_shared = kvm.geometry.is_shared
+    # An ordinary VM has nothing but direct translations.
+    kept = kvm.gfn_direct_bits
+    tlb.poke(frozenset(entry for entry in tlb.v if kept and not is_shared(entry[0])))
+    vcpu.guest.writable.poke(frozenset())
+    vcpu.m.emit("direct_tlb_flushed", vcpu.id)
     vcpu.m.emit("tlb_flush_shared", cpu)
 
 
@@ -233,9 +245,28 @@ def _accessed(vcpu: Vcpu, op: GuestOp, pfn: int) -> None:
 
 
 def walk_direct(vcpu: Vcpu, gfn: int, for_write: bool) -> int | None:
-    """The CPU's walk of the direct root, as one step: the PFN, or None (violation).
+    """The CPU's walk for an access that `_accessed` completes: the PFN, or None."""
+    return cpu_walk(vcpu, gfn, "write" if for_write else "read", cached=False, report=False).pfn
 
-    A and D are set by a locked read-modify-write of the leaf.
+
+class Walk(NamedTuple):
+    """``pfn``: None if the access is not allowed.  ``present``: the walk ended at an entry
+    with some access.  ``misconfig``: at one that no CPU accepts (MMIO)."""
+
+    pfn: int | None
+    present: bool = False
+    misconfig: bool = False
+
+
+def cpu_walk(vcpu: Vcpu, gfn: int, access: str, *, cached: bool, report: bool = True) -> Walk:
+    """The CPU's walk of the direct root and the access, as one step.
+
+    A and D are set by a locked read-modify-write of the leaf; the CPU logs the GFN when
+    it sets D, if it has PML.
+
+    :param access: ``read``, ``write`` or ``fetch``.
+    :param cached: the translation stays in the TLB.
+    :param report: tell the monitors of the access, which the walk completes.
     """
     kvm = vcpu.kvm
     geometry = kvm.geometry
@@ -245,12 +276,25 @@ def walk_direct(vcpu: Vcpu, gfn: int, for_write: bool) -> int | None:
             level = sp.role.level
             sptep = sp.spt.word(geometry.index(gfn, level))
             spte = sptep.read()
-            if not is_shadow_present_pte(spte) or (for_write and not is_writable_pte(spte)):
-                return None
+            rwx = spte & VMX_EPT_RWX_MASK
+            if rwx == VMX_EPT_MISCONFIG_WX_VALUE:
+                return Walk(None, misconfig=True)
+            if spte_permission_fault(spte, access == "write", access == "fetch"):
+                return Walk(None, present=bool(rwx))
             if is_last_spte(spte, level):
                 break
             sp = spte_to_child_sp(kvm, spte)
-        used = VMX_EPT_ACCESS_BIT | (VMX_EPT_DIRTY_BIT if for_write else 0)
-        if spte & used != used:
-            sptep.fetch_or(used)
-    return spte_to_pfn(spte) + (gfn & geometry.pages_per_level(level) - 1)
+        if kvm.features.ad:
+            used = VMX_EPT_ACCESS_BIT | (VMX_EPT_DIRTY_BIT if access == "write" else 0)
+            if spte & used != used:
+                sptep.fetch_or(used)
+            if kvm.features.pml and used & VMX_EPT_DIRTY_BIT and not spte & VMX_EPT_DIRTY_BIT:
+                vcpu.pml.poke((*vcpu.pml.peek(), gfn))
+        pfn = spte_to_pfn(spte) + (gfn & geometry.pages_per_level(level) - 1)
+        if cached:
+            _cache(vcpu, gfn, pfn)
+            if access == "write":
+                vcpu.guest.writable.poke(vcpu.guest.writable.peek() | {gfn})
+        if report and kvm.m.listeners:
+            kvm.m.emit("guest_access", vcpu.id, gfn, pfn, access)
+    return Walk(pfn, present=True)

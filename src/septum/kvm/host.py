@@ -142,6 +142,11 @@ class Host:
         owner: str = self.page(pfn).peek()
         return owner
 
+    def table_pages(self) -> list[tuple[int, str]]:
+        """PFN and use of every page that is allocated to a table; for monitors."""
+        kinds = ("spt", "external_spt")
+        return [(pfn, page.v) for pfn, page in sorted(self._owner.items()) if page.v in kinds]
+
     def page(self, pfn: int) -> Cell:
         """The cell that holds the page's owner."""
         page = self._owner.get(pfn)

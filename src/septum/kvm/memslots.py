@@ -21,9 +21,11 @@ from typing import Any, Final
 from septum.kvm.bug import WARN_ON, lockdep_assert_held
 from septum.kvm.roots import KVM_FILTER_PRIVATE, KVM_FILTER_SHARED
 from septum.kvm.slot_structs import KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS
+from septum.kvm.spte import MMIO_SPTE_GEN_MASK
 from septum.kvm.structs import (
     KVM_MEM_GUEST_MEMFD,
     KVM_MEMSLOT_INVALID,
+    KVM_X86_DEFAULT_VM,
     Kvm,
     KvmMemorySlot,
     Vcpu,
@@ -81,7 +83,15 @@ def kvm_swap_active_memslots(kvm: Kvm, slots: Slots) -> None:
     kvm.slots_arch_lock.unlock()
     kvm.srcu.synchronize()
     # A TD has one address space (facts 2.3), so the generation goes up by one.
+    kvm.fn.kvm_arch_memslots_updated(kvm, gen + 1)
     generation.write(gen + 1)
+
+
+def kvm_arch_memslots_updated(kvm: Kvm, gen: int) -> None:
+    """kvm_mmu_invalidate_mmio_sptes(): a generation of which no bit is left in an MMIO SPTE
+    zaps all of them."""
+    if not gen & MMIO_SPTE_GEN_MASK:
+        kvm.fn.kvm_mmu_zap_all_fast(kvm)
 
 
 def kvm_wait_for_mn_invalidate(kvm: Kvm) -> None:
@@ -110,10 +120,14 @@ def kvm_invalidate_memslot(kvm: Kvm, old: KvmMemorySlot) -> KvmMemorySlot:
 
 
 def kvm_arch_flush_shadow_memslot(kvm: Kvm, slot: KvmMemorySlot) -> None:
-    """Unmap both sides of the slot, as for every VM type but the default one (facts 4.10).
+    """Unmap both sides of the slot; all of an ordinary VM, fast (KVM_X86_QUIRK_SLOT_ZAP_ALL,
+    facts 4.10).
 
     No start and end: slots_lock is held, and whoever found the valid slot is gone."""
     fn = kvm.fn
+    if kvm.vm_type == KVM_X86_DEFAULT_VM:
+        fn.kvm_mmu_zap_all_fast(kvm)
+        return
     range_ = KvmGfnRange(
         slot, slot.base_gfn, slot.base_gfn + slot.npages, KVM_FILTER_PRIVATE | KVM_FILTER_SHARED
     )
@@ -157,6 +171,8 @@ def kvm_arch_commit_memory_region(
     kvm: Kvm, old: KvmMemorySlot | None, new: KvmMemorySlot | None
 ) -> None:
     """Dirty logging is switched here; guest_memfd slots cannot have it (facts 4.14)."""
+    if old is not None and new is not None and old.base_gfn == new.base_gfn:
+        kvm.fn.kvm_mmu_slot_apply_flags(kvm, old, new)
 
 
 def kvm_free_memslot(kvm: Kvm, slot: KvmMemorySlot) -> None:
@@ -210,6 +226,7 @@ FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
         kvm_activate_memslot,
         kvm_arch_commit_memory_region,
         kvm_arch_flush_shadow_memslot,
+        kvm_arch_memslots_updated,
         kvm_commit_memory_region,
         kvm_free_memslot,
         kvm_invalidate_memslot,

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Page faults from the VM exit to ``kvm_tdp_mmu_map`` (facts 4.5, 4.7, 4.18; mmu/mmu.c).
 
-Faults on private GPAs are never eligible for ``fast_page_fault`` (facts 4.13): they are
-write faults on a non-present entry with A/D bits enabled.  Write tracking needs shadow
-pages or an external user, which a TD does not have.
+What a fault tries before it takes mmu_lock is in `septum.kvm.fast_page_fault`, faults on
+GFNs without a memslot in `septum.kvm.mmio`.
 """
 
 from __future__ import annotations
@@ -17,11 +16,14 @@ from septum.kvm.bug import WARN_ON, lockdep_assert_held
 from septum.kvm.ret_pf import (
     PFERR_FETCH_MASK,
     PFERR_GUEST_FINAL_MASK,
+    PFERR_PRESENT_MASK,
     PFERR_PRIVATE_ACCESS,
+    PFERR_RSVD_MASK,
     PFERR_WRITE_MASK,
     RET_PF_CONTINUE,
     RET_PF_EMULATE,
     RET_PF_FIXED,
+    RET_PF_INVALID,
     RET_PF_RETRY,
     RET_PF_SPURIOUS,
     RET_PF_WRITE_PROTECTED,
@@ -37,9 +39,7 @@ from septum.kvm.structs import (
 )
 from septum.kvm.x86 import KVM_BUG_ON
 
-__all__ = ["FUNCTIONS", "KVM_PFN_NOSLOT", "KvmPageFault", "retry_fault", "vm_is_dead"]
-
-KVM_PFN_NOSLOT: Final = 1 << 63
+__all__ = ["FUNCTIONS", "KvmPageFault", "retry_fault", "vm_is_dead"]
 
 
 @dataclass(slots=True)
@@ -54,6 +54,8 @@ class KvmPageFault:
     write: bool
     exec: bool
     max_level: int
+    present: bool = False
+    rsvd: bool = False
     req_level: int = PG_LEVEL_4K
     goal_level: int = PG_LEVEL_4K
     slot: KvmMemorySlot | None = None
@@ -75,6 +77,8 @@ def make_fault(vcpu: Vcpu, gpa: int, error_code: int, prefetch: bool) -> KvmPage
         write=bool(error_code & PFERR_WRITE_MASK),
         exec=bool(error_code & PFERR_FETCH_MASK),
         max_level=kvm.geometry.levels - 1,
+        present=bool(error_code & PFERR_PRESENT_MASK),
+        rsvd=bool(error_code & PFERR_RSVD_MASK),
     )
 
 
@@ -103,6 +107,12 @@ def kvm_mmu_page_fault(vcpu: Vcpu, gpa: int, error_code: int) -> int:
     kvm = vcpu.kvm
     if WARN_ON(vcpu.root_hpa.v == INVALID_PAGE, kvm, "kvm_mmu_page_fault", "no root"):
         return RET_PF_RETRY
+    if error_code & PFERR_RSVD_MASK:
+        if WARN_ON(error_code & PFERR_PRIVATE_ACCESS, kvm, "kvm_mmu_page_fault", "private MMIO"):
+            return -EFAULT
+        r: int = kvm.fn.handle_mmio_page_fault(vcpu, gpa)
+        if r != RET_PF_INVALID:
+            return r
     return int(kvm.fn.kvm_mmu_do_page_fault(vcpu, gpa, error_code, False))
 
 
@@ -123,7 +133,12 @@ def find_slot(vcpu: Vcpu, fault: KvmPageFault) -> None:
 
 def kvm_tdp_mmu_page_fault(vcpu: Vcpu, fault: KvmPageFault) -> int:
     kvm = vcpu.kvm
-    r: int = kvm.fn.mmu_topup_memory_caches(vcpu)
+    if kvm.fn.page_fault_handle_page_track(vcpu, fault):
+        return RET_PF_WRITE_PROTECTED
+    r: int = kvm.fn.fast_page_fault(vcpu, fault)
+    if r != RET_PF_INVALID:
+        return r
+    r = kvm.fn.mmu_topup_memory_caches(vcpu)
     if r:
         return r
     r = kvm.fn.kvm_mmu_faultin_pfn(vcpu, fault)
@@ -155,10 +170,7 @@ def kvm_mmu_faultin_pfn(vcpu: Vcpu, fault: KvmPageFault) -> int:
         return -EFAULT  # KVM_EXIT_MEMORY_FAULT: userspace converts the page
     slot = fault.slot
     if slot is None:
-        if fault.is_private:
-            return -EFAULT
-        fault.pfn, fault.map_writable = KVM_PFN_NOSLOT, False
-        return RET_PF_CONTINUE
+        return int(fn.kvm_handle_noslot_fault(vcpu, fault))
     if slot.invalid:
         kvm.m.current.blame[kvm.memslots] = fault.slot_at
         return -EAGAIN if fault.prefetch else RET_PF_RETRY
@@ -194,6 +206,8 @@ def is_page_fault_stale(vcpu: Vcpu, fault: KvmPageFault) -> bool:
     kvm = vcpu.kvm
     root = kvm.mmu_pages[vcpu.root_hpa.v >> 12]
     if root_is_invalid(kvm, root):
+        kvm.m.blame(root.invalid)
+        kvm.m.reach("a fault found its root invalid")
         return True
     return fault.slot is not None and bool(
         kvm.fn.mmu_invalidate_retry_gfn(kvm, fault.mmu_seq, fault.gfn)
@@ -202,8 +216,11 @@ def is_page_fault_stale(vcpu: Vcpu, fault: KvmPageFault) -> bool:
 
 def kvm_mmu_hugepage_adjust(vcpu: Vcpu, fault: KvmPageFault) -> None:
     kvm = vcpu.kvm
+    fault.huge_page_disallowed = fault.exec and kvm.features.nx
     fault.req_level = fault.goal_level = PG_LEVEL_4K
     if fault.max_level == PG_LEVEL_4K or fault.slot is None:
+        return
+    if fault.slot.logged:
         return
     fault.req_level = kvm.fn.kvm_mmu_max_mapping_level(kvm, fault)
     if fault.req_level == PG_LEVEL_4K or fault.huge_page_disallowed:
@@ -212,20 +229,39 @@ def kvm_mmu_hugepage_adjust(vcpu: Vcpu, fault: KvmPageFault) -> None:
     fault.pfn &= -kvm.pages_per_hpage[fault.goal_level]
 
 
-def kvm_mmu_max_mapping_level(kvm: Kvm, fault: KvmPageFault) -> int:
-    """The largest aligned page inside the slot, and what gmem allows."""
-    slot = fault.slot
+def kvm_mmu_max_mapping_level(
+    kvm: Kvm, fault: KvmPageFault | None, slot: KvmMemorySlot | None = None, gfn: int = 0
+) -> int:
+    """The largest aligned page inside the slot, and what gmem or the host's page allows;
+    ``slot`` and ``gfn`` only where there is no fault."""
+    level = kvm.max_hugepage_level
+    limit = 0
+    is_private = fault is not None and fault.is_private
+    if fault is not None:
+        slot, gfn, level = fault.slot, fault.gfn, fault.max_level
+        limit = kvm.fn.gmem_max_mapping_level(kvm, fault.pfn, fault.is_private)
     assert slot is not None
-    limit = kvm.fn.gmem_max_mapping_level(kvm, fault.pfn, fault.is_private)
-    level = min(fault.max_level, slot.max_level, limit or fault.max_level)
+    level = min(level, slot.max_level, limit or level)
     while level > PG_LEVEL_4K:
         pages = kvm.pages_per_hpage[level]
-        start = fault.gfn & -pages
+        start = gfn & -pages
         inside = start in slot and start + pages - 1 in slot
-        if inside and not kvm.fn.hugepage_test_mixed(slot, start, level):
+        if (
+            inside
+            and not kvm.fn.hugepage_test_mixed(slot, start, level)
+            and not lpage_disallowed(kvm, start, pages)
+            and (is_private or kvm.host.hva.level(slot.hva(start)) >= level)
+        ):
             break
         level -= 1
     return level
+
+
+def lpage_disallowed(kvm: Kvm, start: int, pages: int) -> bool:
+    """disallow_lpage, which a write-tracked GFN sets: written under mmu_lock for write."""
+    if not kvm.features.write_tracking:
+        return False
+    return any(kvm.gfn_write_track(gfn).peek() for gfn in range(start, start + pages))
 
 
 # --- prefault and build -------------------------------------------------------------------

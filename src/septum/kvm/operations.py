@@ -26,6 +26,7 @@ from septum.kvm.roots import (
 )
 from septum.kvm.spte import PG_LEVEL_2M, PG_LEVEL_4K, is_last_spte, spte_to_pfn
 from septum.kvm.structs import (
+    INVALID_PAGE,
     KVM_MEMORY_ATTRIBUTE_PRIVATE,
     Kvm,
     KvmMmuPage,
@@ -62,6 +63,9 @@ def fault(kvm: Kvm, vcpu: int, gfn: int, shared: bool = False) -> int:
     gpa = (gfn | kvm.gfn_direct_bits if shared else gfn) << 12
     while True:
         token = kvm.srcu.read_lock()
+        root: int = v.root_hpa.v
+        if root != INVALID_PAGE and kvm.mmu_pages[root >> 12].invalid.peek():
+            kvm.fn.kvm_handle_requests(v)  # KVM_REQ_MMU_FREE_OBSOLETE_ROOTS
         r: int = kvm.fn.kvm_mmu_reload(v)
         if not r:
             r = kvm.fn.tdx_ept_violation_loop(v, gpa, EPT_VIOLATION_ACC_WRITE, not shared)

@@ -142,7 +142,12 @@ def kvm_tdp_mmu_alloc_root(vcpu: Vcpu, mirror: bool) -> KvmMmuPage:
     """Reuse a valid root of the same role, else make one with two references: the
     vCPU's and the TDP MMU's own."""
     kvm = vcpu.kvm
-    role = Role(kvm.geometry.levels, is_mirror=mirror, smm=vcpu.smm.v)
+    role = Role(
+        kvm.geometry.levels,
+        is_mirror=mirror,
+        smm=vcpu.smm.v,
+        ad_disabled=not kvm.features.ad,
+    )
     kvm.mmu_lock.read_lock()
     root = find_root(kvm, role)
     if root is None:

@@ -71,6 +71,7 @@ class SlotArch:
 
     :ivar gmem_file: the bound `GmemFile`, None once unbound or released.
     :ivar max_level: the largest page that the backing memory has.
+    :ivar dirty_bitmap: one word, so a slot has at most 64 pages if it is logged.
     """
 
     def __init__(self, m: Machine, name: str, max_level: int) -> None:
@@ -78,6 +79,7 @@ class SlotArch:
         self.name = name
         self.gmem_file = Word(m, f"{name}.gmem.file", None)
         self.max_level = max_level
+        self.dirty_bitmap = Word(m, f"{name}.dirty_bitmap", 0)
         self._mixed: dict[tuple[int, int], Cell] = {}
         self._inhibited: dict[tuple[int, int], Word] = {}
 
@@ -126,6 +128,15 @@ class KvmMemorySlot:
     def invalid(self) -> bool:
         """The copy that stands in while the slot is deleted or moved."""
         return bool(self.flags & KVM_MEMSLOT_INVALID)
+
+    @property
+    def logged(self) -> bool:
+        """kvm_slot_dirty_track_enabled()."""
+        return bool(self.flags & KVM_MEM_LOG_DIRTY_PAGES)
+
+    @property
+    def dirty_bitmap(self) -> Word:
+        return self.arch.dirty_bitmap
 
     @property
     def max_level(self) -> int:

@@ -18,6 +18,7 @@ __all__ = [
     "EPT_SPTE_HOST_WRITABLE",
     "EPT_SPTE_MMU_WRITABLE",
     "FROZEN_SPTE",
+    "MMIO_SPTE_GEN_MASK",
     "PG_LEVEL_1G",
     "PG_LEVEL_2M",
     "PG_LEVEL_4K",
@@ -27,8 +28,12 @@ __all__ = [
     "SPTE_MMU_PRESENT_MASK",
     "VMX_EPT_ACCESS_BIT",
     "VMX_EPT_DIRTY_BIT",
+    "VMX_EPT_MISCONFIG_WX_VALUE",
     "VMX_EPT_RWX_MASK",
+    "change_spte_executable",
     "check_spte_writable_invariants",
+    "get_mmio_spte_generation",
+    "get_mmio_spte_gfn",
     "is_access_track_spte",
     "is_accessed_spte",
     "is_ept_ve_possible",
@@ -49,6 +54,7 @@ __all__ = [
     "make_small_spte",
     "make_spte",
     "mark_spte_for_access_track",
+    "restore_acc_track_spte",
     "spte_ad_enabled",
     "spte_needs_atomic_update",
     "spte_permission_fault",
@@ -85,12 +91,15 @@ SHADOW_ACC_TRACK_SAVED_BITS_SHIFT: Final = 52
 _SAVED_BITS: Final = (
     PT_PRESENT_MASK | VMX_EPT_EXECUTABLE_MASK | VMX_EPT_USER_EXECUTABLE_MASK
 )  # W is not saved
+_SAVED_PLACE: Final = _SAVED_BITS << SHADOW_ACC_TRACK_SAVED_BITS_SHIFT
+shadow_exec_mask: Final = VMX_EPT_EXECUTABLE_MASK | VMX_EPT_USER_EXECUTABLE_MASK
 shadow_mmio_mask: Final = VMX_EPT_RWX_MASK | VMX_EPT_SUPPRESS_VE_BIT
 
 ACC_WRITE_MASK: Final = 2
 ACC_ALL: Final = 0xF  # 7.3: R 1, W 2, U/XU 4, X 8
 
 SHADOW_NONPRESENT_VALUE: Final = 1 << 63
+MMIO_SPTE_GEN_MASK: Final = (1 << 18) - 1
 FROZEN_SPTE: Final = SHADOW_NONPRESENT_VALUE | 0x1A0
 
 
@@ -219,6 +228,14 @@ def mark_spte_for_access_track(spte: int) -> int:
     return (spte & ~(shadow_acc_track_mask | VMX_EPT_ACCESS_BIT)) | saved
 
 
+def restore_acc_track_spte(spte: int) -> int:
+    """The access bits that `mark_spte_for_access_track` saved; W comes from the caller."""
+    saved = spte >> SHADOW_ACC_TRACK_SAVED_BITS_SHIFT & _SAVED_BITS
+    return (
+        spte & ~(shadow_acc_track_mask | _SAVED_BITS << SHADOW_ACC_TRACK_SAVED_BITS_SHIFT) | saved
+    )
+
+
 def make_spte(
     kvm: Kvm,
     sp: KvmMmuPage,
@@ -227,15 +244,21 @@ def make_spte(
     pte_access: int = ACC_ALL,
     prefetch: bool = False,
     host_writable: bool = True,
+    may_write: bool = True,
 ) -> tuple[bool, int]:
-    """``(wrprot, new_spte)`` of a leaf in ``sp`` (facts 1.3; order matters)."""
+    """``(wrprot, new_spte)`` of a leaf in ``sp`` (facts 1.3; order matters).
+
+    :param may_write: false if `mmu_try_to_unsync_pages` refuses: the GFN is write-tracked.
+    """
     spte = SPTE_MMU_PRESENT_MASK
     if sp.role.ad_disabled:
         spte |= SPTE_TDP_AD_DISABLED
     spte |= VMX_EPT_SUPPRESS_VE_BIT
     if not prefetch:
         spte |= VMX_EPT_ACCESS_BIT
-    spte |= PT_PRESENT_MASK | VMX_EPT_EXECUTABLE_MASK | VMX_EPT_USER_EXECUTABLE_MASK
+    spte |= PT_PRESENT_MASK
+    if sp.role.level == PG_LEVEL_4K or not kvm.features.nx:
+        spte |= shadow_exec_mask
     if sp.role.level > PG_LEVEL_4K:
         spte |= PT_PAGE_SIZE_MASK
     spte |= MTRR_TYPE_WRBACK
@@ -246,17 +269,27 @@ def make_spte(
     else:
         pte_access &= ~ACC_WRITE_MASK
     spte |= pfn << 12
-    if pte_access & ACC_WRITE_MASK:
+    wrprot = bool(pte_access & ACC_WRITE_MASK) and not may_write
+    if pte_access & ACC_WRITE_MASK and not wrprot:
         spte |= PT_WRITABLE_MASK | EPT_SPTE_MMU_WRITABLE | VMX_EPT_DIRTY_BIT
     if prefetch:
         spte = mark_spte_for_access_track(spte)
-    return False, spte
+    return wrprot, spte
 
 
 def make_mmio_spte(kvm: Kvm, gfn: int) -> int:
     """EPT: no access bits; 18 bits of the memslots' generation (facts 1.2)."""
-    gen = int(kvm.memslots_generation.read()) & ((1 << 18) - 1)
+    gen = int(kvm.memslots_generation.read()) & MMIO_SPTE_GEN_MASK
     return int(kvm.shadow_mmio_value) | (gen & 0x7F) << 3 | (gen >> 7) << 52 | gfn << 12
+
+
+def get_mmio_spte_generation(spte: int) -> int:
+    """gen[6:0] from spte[9:3], gen[17:7] from spte[62:52]."""
+    return spte >> 3 & 0x7F | (spte >> 52 & 0x7FF) << 7
+
+
+def get_mmio_spte_gfn(spte: int) -> int:
+    return (spte & SPTE_BASE_ADDR_MASK) >> 12
 
 
 def spte_permission_fault(spte: int, write: bool, fetch: bool) -> bool:
@@ -271,7 +304,16 @@ def spte_permission_fault(spte: int, write: bool, fetch: bool) -> bool:
 def make_huge_spte(kvm: Kvm, small_spte: int, level: int) -> int:
     """One huge leaf in place of the table that ``small_spte`` is in."""
     pfn = spte_to_pfn(small_spte) & -kvm.pages_per_hpage[level]
-    return small_spte & ~SPTE_BASE_ADDR_MASK | pfn << 12 | PT_PAGE_SIZE_MASK
+    huge_spte = small_spte & ~SPTE_BASE_ADDR_MASK | pfn << 12 | PT_PAGE_SIZE_MASK
+    return change_spte_executable(huge_spte, False) if kvm.features.nx else huge_spte
+
+
+def change_spte_executable(spte: int, executable: bool) -> int:
+    """Grant or take execution; of an access-tracked SPTE, in the saved bits."""
+    mask = shadow_exec_mask
+    if is_access_track_spte(spte):
+        mask <<= SHADOW_ACC_TRACK_SAVED_BITS_SHIFT
+    return spte | mask if executable else spte & ~mask
 
 
 def make_small_spte(kvm: Kvm, huge_spte: int, child_level: int, index: int) -> int:
@@ -279,4 +321,7 @@ def make_small_spte(kvm: Kvm, huge_spte: int, child_level: int, index: int) -> i
     child_spte = huge_spte | (index * kvm.pages_per_hpage[child_level]) << 12
     if child_level == PG_LEVEL_4K:
         child_spte &= ~PT_PAGE_SIZE_MASK
+        # The mitigation does not apply to 4K pages.
+        if kvm.features.nx:
+            child_spte = change_spte_executable(child_spte, True)
     return child_spte

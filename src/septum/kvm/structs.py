@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from septum.kvm.features import Features
 from septum.kvm.guest import Cpu, Guest
 from septum.kvm.host import Host
 from septum.kvm.slot_structs import (
@@ -200,7 +201,7 @@ class KvmMmuPage:
         self.pfn = pfn
         self.spt = PageTable(m, name, kvm.geometry.entries, fill, owner=self, dynamic=True)
         self.external_spt = Cell(m, f"{name}.external_spt", 0)
-        self.nx_huge_page_disallowed = Cell(m, f"{name}.nx_huge_page_disallowed", False)
+        self.nx_huge_page_disallowed = Word(m, f"{name}.nx_huge_page_disallowed", False)
         self.invalid = Word(m, f"{name}.invalid", False)
         self.tdp_mmu_root_count = Word(m, f"{name}.root_count", 0)
         self.tdp_mmu_scheduled_root_to_zap = Cell(m, f"{name}.scheduled", False)
@@ -211,6 +212,14 @@ class KvmMmuPage:
         self.gfn = gfn
         self.ptep = ptep
         self.is_mirror = role.is_mirror
+
+    def children(self, kvm: Kvm) -> list[int]:
+        """PFNs of the tables that its entries point to; in the current event."""
+        if self.role.level == 1:
+            return []
+        values = [self.spt.word(i).peek() for i in range(kvm.geometry.entries)]
+        present = [v for v in values if v >> 11 & 1 and not v >> 7 & 1]  # tables, no leafs
+        return [(v & (1 << 52) - 1) >> 12 for v in present]
 
     def __repr__(self) -> str:
         return f"<sp {self.name} l{self.role.level} gfn {self.gfn:x}>"
@@ -275,9 +284,11 @@ class Kvm:
         prove_mmu: bool = False,
         yields: int = 0,
         max_level: int = 1,
+        features: Features = Features(),  # noqa: B008 (immutable)
     ) -> None:
         self.m = m
         self.geometry = geometry
+        self.features = features
         self.fn: Any = Functions(functions)
         self.module = module
         self.vm_type = vm_type
@@ -316,6 +327,12 @@ class Kvm:
         # users_count, by whose file reference it is: vm, vcpu<n>, gmem<n>.
         self.users = Word(m, "users", frozenset())
         self.memslots_generation = Word(m, "memslots_generation", 0)
+        # possible_nx_huge_pages[KVM_TDP_MMU]: PFNs of the tables listed, in order, and
+        # nr_pages; with nx_lpage_splits under tdp_mmu_pages_lock.
+        self.possible_nx_huge_pages = Cell(m, "possible_nx_huge_pages", ())
+        self.nx_nr_pages = Word(m, "possible_nx_huge_pages.nr_pages", 0)
+        self.nx_lpage_splits = Cell(m, "stat.nx_lpage_splits", 0)
+        self._gfn_write_track: dict[int, Word] = {}
 
         self.mn_active_invalidate_count = Word(m, "mn_active_invalidate_count", 0)
         self.gmem_files: tuple[GmemFile, ...]
@@ -393,6 +410,13 @@ class Kvm:
             self._mem_attr_array[gfn] = word
         return word
 
+    def gfn_write_track(self, gfn: int) -> Word:
+        """``slot->arch.gfn_write_track[]``: written under mmu_lock held for write."""
+        word = self._gfn_write_track.get(gfn)
+        if word is None:
+            word = self._gfn_write_track[gfn] = Word(self.m, f"write_track[{gfn:x}]", 0)
+        return word
+
     def trace(self, name: str, /, **fields: Any) -> None:
         """Hit a tracepoint: part of the current event, in program order."""
         m = self.m
@@ -431,5 +455,9 @@ class Vcpu:
         self.mirror_root_hpa = Cell(m, f"{name}.mirror_root_hpa", INVALID_PAGE)
         self.smm = Cell(m, f"{name}.smm", False)
         self.srcu_idx = Cell(m, f"{name}.srcu_idx", 0)
+        # GPA page and memslots generation of the last MMIO access (vcpu_cache_mmio_info()).
+        self.mmio_cache = Cell(m, f"{name}.mmio_cache", None)
+        self.pml = Cell(m, f"{name}.pml", ())  # the CPU's PML buffer: GFNs
+        self.exit = Cell(m, f"{name}.exit", None)  # how VMX left the guest
         self.guest = Guest(m, name)
         self.tdx = VcpuTdx(m, vcpu_id)

@@ -90,6 +90,22 @@ class TdpIter:
         self.pt_path[root_level - 1] = root.spt
         self.restart()
 
+    @classmethod
+    def of_table(cls, kvm: Kvm, sp: KvmMmuPage) -> TdpIter:
+        """An iterator made by hand that stands at the SPTE of the table ``sp``; it cannot
+        be moved."""
+        assert sp.ptep is not None
+        it = cls.__new__(cls)
+        it.kvm = kvm
+        it.valid = True
+        it.yielded = False
+        it.old_spte = sp.ptep.read()
+        it.sptep = sp.ptep
+        it.level = sp.role.level + 1
+        it.gfn = sp.gfn
+        it.as_id = sp.role.as_id
+        return it
+
     def restart(self) -> None:
         """tdp_iter_restart()."""
         self.yielded = False

@@ -30,6 +30,7 @@ from septum.kvm.spte import (
     is_mirror_sp,
     is_mmio_spte,
     is_shadow_present_pte,
+    is_writable_pte,
     kvm_tdp_mmu_spte_need_atomic_update,
     leaf_spte_change_needs_tlb_flush,
     make_mmio_spte,
@@ -138,9 +139,11 @@ def kvm_mmu_alloc_external_spt(vcpu: Vcpu, sp: KvmMmuPage) -> None:
 
 def tdp_mmu_unlink_sp(kvm: Kvm, sp: KvmMmuPage) -> None:
     kvm.tdp_mmu_pages.add(-1)
-    if sp.nx_huge_page_disallowed.v:
+    # Never set without the mitigation.
+    if kvm.features.nx and sp.nx_huge_page_disallowed.read():
         kvm.tdp_mmu_pages_lock.lock()
         sp.nx_huge_page_disallowed.poke(False)
+        kvm.fn.untrack_possible_nx_huge_page(kvm, sp)
         kvm.tdp_mmu_pages_lock.unlock()
 
 
@@ -182,7 +185,17 @@ def tdp_mmu_map_handle_target_level(vcpu: Vcpu, fault: KvmPageFault, iter: TdpIt
             pte_access=sp.role.access,
             prefetch=fault.prefetch,
             host_writable=fault.map_writable,
+            may_write=(is_last_spte(old_spte, iter.level) and is_writable_pte(old_spte))
+            or not kvm.fn.mmu_try_to_unsync_pages(kvm, fault),
         )
+        if is_writable_pte(new_spte):
+            WARN_ON(
+                fault.slot.logged and iter.level > PG_LEVEL_4K,
+                kvm,
+                "make_spte",
+                "a writable huge page in a dirty-tracked slot",
+            )
+            kvm.fn.mark_page_dirty_in_slot(kvm, fault.slot, fault.gfn)
     ret = RET_PF_FIXED
     if new_spte == old_spte:
         ret = RET_PF_SPURIOUS
@@ -260,6 +273,8 @@ def kvm_tdp_mmu_map(vcpu: Vcpu, fault: KvmPageFault) -> int:
     walked_at = m.seq
     iter = TdpIter(kvm, root, PG_LEVEL_4K, fault.gfn, kvm_gfn_root_bits(kvm, root))
     while iter.valid and iter.gfn < fault.gfn + 1:
+        if kvm.features.nx:
+            kvm.fn.disallowed_hugepage_adjust(kvm, fault, iter.old_spte, iter.level)
         # Somebody else is changing the entry, or the table it is in is being removed.
         if is_frozen_spte(iter.old_spte):
             _blame_path(iter, walked_at)
@@ -293,14 +308,14 @@ def _blame_path(iter: TdpIter, since: int) -> None:
 
 
 def tdp_mmu_map_handle_missing_table(vcpu: Vcpu, fault: KvmPageFault, iter: TdpIter) -> int:
-    """Steps 3e and 3f of facts 4.5 (in the kernel inline in ``kvm_tdp_mmu_map``): split
+    """Steps 3e to 3g of facts 4.5 (in the kernel inline in ``kvm_tdp_mmu_map``): split
     a huge page that is in the way, or link a new table."""
     kvm = vcpu.kvm
     sp = kvm.fn.tdp_mmu_alloc_sp(kvm)
     kvm.fn.tdp_mmu_init_child_sp(kvm, sp, iter)
     if is_mirror_sp(sp):
         kvm.fn.kvm_mmu_alloc_external_spt(vcpu, sp)
-    sp.nx_huge_page_disallowed.set(fault.huge_page_disallowed)
+    sp.nx_huge_page_disallowed.init(fault.huge_page_disallowed)
     if is_shadow_present_pte(iter.old_spte):
         # No large page in mirror mode: the KVM_BUG_ON does not return.
         KVM_BUG_ON(is_mirror_sp(sp), kvm, "kvm_tdp_mmu_map", "split of a mirror huge page")
@@ -310,6 +325,12 @@ def tdp_mmu_map_handle_missing_table(vcpu: Vcpu, fault: KvmPageFault, iter: TdpI
     if r:
         # Lost to another thread, or the hook failed: nobody else ever saw the page.
         kvm.fn.tdp_mmu_free_unused_sp(kvm, sp)
+    elif fault.huge_page_disallowed and fault.req_level >= iter.level:
+        kvm.tdp_mmu_pages_lock.lock()
+        # Clear if another thread has unlinked the table already.
+        if sp.nx_huge_page_disallowed.peek():
+            kvm.fn.track_possible_nx_huge_page(kvm, sp)
+        kvm.tdp_mmu_pages_lock.unlock()
     return r
 
 

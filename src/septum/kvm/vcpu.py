@@ -128,10 +128,10 @@ def vcpu_enter_guest(vcpu: Vcpu) -> int:
         outside_guest_mode_and_irqs_on(vcpu)
         fn.kvm_vcpu_srcu_read_lock(vcpu)
         return 1
-    exit_fastpath = fn.tdx_vcpu_run(vcpu)
+    exit_fastpath = fn.vt_vcpu_run(vcpu)
     outside_guest_mode_and_irqs_on(vcpu)
     fn.kvm_vcpu_srcu_read_lock(vcpu)
-    return int(fn.tdx_handle_exit(vcpu, exit_fastpath))
+    return int(fn.vt_handle_exit(vcpu, exit_fastpath))
 
 
 def vcpu_run(vcpu: Vcpu) -> int:

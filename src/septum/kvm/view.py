@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from septum.kvm.host import FREE
 from septum.kvm.spte import is_last_spte, is_shadow_present_pte, spte_to_pfn
 from septum.kvm.structs import INVALID_PAGE, Kvm, KvmMmuPage, Spte
+from septum.kvm.view_direct import DirectView, KvmDirectView
 from septum.machine import Machine
 from septum.machine.geometry import PAGE_SHIFT, Geometry
 from septum.tdx.pamt import PageType
@@ -83,7 +84,7 @@ class RootView:
     scheduled: bool
 
 
-class View(Protocol):
+class View(DirectView, Protocol):
     """The state that a monitor may read (facts/kvm-tdp-mmu.md section 7)."""
 
     m: Machine
@@ -126,7 +127,7 @@ class View(Protocol):
     def keys_configured(self) -> bool: ...
 
 
-class KvmView:
+class KvmView(KvmDirectView):
     """`View` over `Kvm` and its `TdxModule`; also turns model events into neutral ones.
 
     :param subscribe: ``(event name, handler)`` pairs, see `septum.kvm.monitors`.

@@ -103,6 +103,13 @@ def kvm_kick_many_cpus(kvm: Kvm, vcpus: list[Vcpu]) -> None:
         _wait_for_ack(vcpu)
 
 
+def kvm_vcpu_kick(vcpu: Vcpu) -> None:
+    """An IPI if the vCPU is in guest mode; nobody waits for it."""
+    with vcpu.m.step("kick", vcpu.mode.name):
+        if vcpu.kvm.fn.kvm_vcpu_exiting_guest_mode(vcpu) == IN_GUEST_MODE:
+            _send_ipi(vcpu)
+
+
 def kvm_flush_remote_tlbs(kvm: Kvm) -> None:
     """On return no vCPU uses a translation that was gone before the call."""
     kvm.fn.kvm_make_all_cpus_request(kvm, KVM_REQ_TLB_FLUSH)
@@ -145,6 +152,7 @@ FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
         kvm_make_all_cpus_request,
         kvm_make_request,
         kvm_vcpu_exiting_guest_mode,
+        kvm_vcpu_kick,
         kvm_vm_bugged,
         kvm_vm_dead,
     )

@@ -10,8 +10,10 @@ from typing import Any
 
 from septum.designs.registry import Design, lookup
 from septum.explore import MachineProgram
+from septum.kvm.default_vm import create_default_vm, destroy_default_vm
 from septum.kvm.monitors import Monitors, mirror_matches
 from septum.kvm.operations import OPERATIONS
+from septum.kvm.operations_direct import DIRECT_VCPU_OPERATIONS
 from septum.kvm.seamcall import Injection
 from septum.kvm.spte import is_frozen_spte
 from septum.kvm.structs import Kvm
@@ -183,17 +185,30 @@ def _started(
     :raises StartError: ``base`` fails before anything races.
     """
     try:
-        kvm = create_tdx_vm(
-            machine,
-            geometry,
-            base.functions,
-            start.vcpus,
-            finalized=start.finalized,
-            slots=start.slots or ((0, start.slot_pages),),
-            profile=find_profile(chosen["profile"]) or chosen["profile"],
-            yields=chosen["yields"],
-            fine=bool(chosen["fine"]),
-        )
+        slots = start.slots or ((0, start.slot_pages),)
+        if start.default_vm is not None:
+            kvm = create_default_vm(
+                machine,
+                geometry,
+                base.functions,
+                start.vcpus,
+                slots=slots,
+                features=start.default_vm.features,
+                max_level=start.default_vm.max_level,
+                yields=chosen["yields"],
+            )
+        else:
+            kvm = create_tdx_vm(
+                machine,
+                geometry,
+                base.functions,
+                start.vcpus,
+                finalized=start.finalized,
+                slots=slots,
+                profile=find_profile(chosen["profile"]) or chosen["profile"],
+                yields=chosen["yields"],
+                fine=bool(chosen["fine"]),
+            )
         prepare(kvm, start)
     except StartError:
         raise
@@ -270,13 +285,19 @@ def _epilogue(built: Built) -> None:
     machine, kvm = built.machine, built.kvm
     reached = set(machine.reached)
     steps: list[Callable[[], object]] = []
-    if not kvm.vm_dead.v and built.view.keys_configured():
+    if built.scenario.start.default_vm is not None:
+        steps += [partial(DIRECT_VCPU_OPERATIONS["access"], kvm, 0, gfn) for gfn in _gfns(kvm)]
+        steps.append(partial(OPERATIONS["unmap_hva"], kvm, 0, built.scenario.start.slot_pages))
+    elif not kvm.vm_dead.v and built.view.keys_configured():
         if kvm.pre_fault_allowed.v:
             steps += [partial(_touch, kvm, gfn) for gfn in _gfns(kvm)]
         for file in kvm.gmem_files:
             hole = partial(OPERATIONS["punch_hole"], kvm, 0, file.size, file.number)
             steps.append(hole)
-    steps.append(partial(OPERATIONS["destroy_vm"], kvm))
+    if built.scenario.start.default_vm is not None:
+        steps.append(partial(destroy_default_vm, kvm))
+    else:
+        steps.append(partial(OPERATIONS["destroy_vm"], kvm))
     for number, step in enumerate(steps):
         before = len(machine.findings)
         try:

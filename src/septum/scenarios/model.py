@@ -12,9 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from septum.kvm.features import Features
 from septum.machine.geometry import Geometry
 
 __all__ = [
+    "DefaultVm",
     "Inject",
     "Op",
     "Scenario",
@@ -69,6 +71,17 @@ class Inject:
 
 
 @dataclass(frozen=True, slots=True)
+class DefaultVm:
+    """An ordinary VM instead of a TD: what it and its host are configured for.
+
+    :ivar max_level: the largest page of the memory behind the memslot.
+    """
+
+    features: Features = field(default_factory=Features)
+    max_level: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Start:
     """Where a scenario begins.
 
@@ -83,6 +96,8 @@ class Start:
     :ivar huge: GFNs with a "2M" mirror leaf, whatever the design can do.
     :ivar huge_accepted: those of them that the guest has accepted, at 2M.
     :ivar folio_level: the level of the folios in guest_memfd.
+    :ivar default_vm: an ordinary VM; the fields about private memory do not apply then.
+    :ivar before: operations done one after the other at last, vCPU 0's if a vCPU's.
     """
 
     vcpus: int = 2
@@ -98,6 +113,8 @@ class Start:
     mapped_shared: tuple[int, ...] = ()
     huge_accepted: tuple[int, ...] = ()
     folio_level: int = 1
+    default_vm: DefaultVm | None = None
+    before: tuple[Op, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

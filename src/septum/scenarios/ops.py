@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from septum.kvm import cpus, guest
 from septum.kvm.operations import OPERATIONS, root_of
+from septum.kvm.operations_direct import DIRECT_OPERATIONS, DIRECT_VCPU_OPERATIONS
 from septum.kvm.spte import is_shadow_present_pte
 from septum.kvm.structs import Kvm
 from septum.kvm.tdp_iter import TdpIter
@@ -91,10 +92,12 @@ VCPU_OPS: Final[dict[str, Callable[..., Any]]] = {
     "load": OPERATIONS["load"],
     "migrate_vcpu": migrate_vcpu,
     "prefault": prefault,
+    **DIRECT_VCPU_OPERATIONS,
 }
 
 HOST_OPS: Final[dict[str, Callable[..., Any]]] = {
     **{name: f for name, f in OPERATIONS.items() if name not in VCPU_OPS},
+    **DIRECT_OPERATIONS,
     "finalize": finalize,
     "init_mem_region": init_mem_region,
     "release_hkid": release_hkid,
@@ -119,6 +122,7 @@ GUEST_OPS: Final[dict[str, Callable[..., guest.GuestOp]]] = {
     **SHARED_GUEST_OPS,
     "accept": guest.accept,
     "accept2m": accept2m,
+    "fetch": guest.fetch,
     "read": guest.read,
     "to_private": guest.map_gpa,
     "touch": guest.touch,

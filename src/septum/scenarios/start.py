@@ -55,9 +55,10 @@ def _huge_leaf(kvm: Kvm, gfn: int) -> None:
 def _make(kvm: Kvm, start: Start) -> None:
     for gfn in start.shared:
         OPERATIONS["set_attributes"](kvm, gfn, gfn + 1, private=False)
-    kvm.host.gmem.folio_level = start.folio_level
-    for slot in kvm.slots:
-        slot.arch.max_level = start.folio_level
+    if start.default_vm is None:
+        kvm.host.gmem.folio_level = start.folio_level
+        for slot in kvm.slots:
+            slot.arch.max_level = start.folio_level
     for gfn in start.built:
         ops.init_mem_region(kvm, gfn)
     for vcpu, gfn in start.zero_step:
@@ -72,3 +73,6 @@ def _make(kvm: Kvm, start: Start) -> None:
         _huge_leaf(kvm, gfn)
     if start.huge_accepted:
         ops.run_vcpu(kvm, 0, tuple(accept(gfn, 2) for gfn in start.huge_accepted))
+    for what in start.before:
+        ops.bind(kvm, 0, what)()
+    kvm.rcu.barrier()

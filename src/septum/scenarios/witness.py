@@ -17,11 +17,24 @@ __all__ = ["watch"]
 
 
 def watch(view: KvmView) -> None:
-    """Note zaps, splits, merges and removed tables of the mirror."""
+    """Note zaps, splits, merges and removed tables."""
     m = view.m
+
+    def on_direct(change: SpteChange) -> None:
+        level = change.entry.level
+        old, new = change.old, change.new
+        was, now = is_shadow_present_pte(old), is_shadow_present_pte(new)
+        was_leaf, is_leaf = was and is_last_spte(old, level), now and is_last_spte(new, level)
+        if was_leaf and now and not is_leaf:
+            m.reach("a huge direct leaf was split")
+        elif was and not was_leaf and is_leaf:
+            m.reach("a direct table became a huge leaf")
+        elif was_leaf and not now and not is_frozen_spte(new):
+            m.reach("a direct leaf was zapped")
 
     def on_spte(change: SpteChange) -> None:
         if not change.entry.table.is_mirror:
+            on_direct(change)
             return
         level = change.entry.level
         old, new = change.old, change.new

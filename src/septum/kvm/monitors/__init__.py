@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from septum.kvm.monitors import mirror, rules, tables, tdx
+from septum.kvm.monitors import direct, dirty, mirror, rules, tables, tdx, traces
 from septum.kvm.monitors.base import Monitor
 from septum.kvm.monitors.mirror import mirror_matches
 from septum.kvm.view import KvmView
@@ -35,8 +35,14 @@ _ALL: tuple[type[Monitor], ...] = (
     rules.LockRules,
     rules.LeafKeepsPfn,
     rules.MappedPageIsNotFree,
+    direct.WritableBits,
     tables.LinkedTables,
+    direct.NxAccounting,
+    direct.RootFlags,
     tdx.NoZapLeftWaiting,
+    direct.StaleMappings,
+    traces.TraceConsistency,
+    dirty.NoLostDirty,
     tdx.FaultsEnd,
     tdx.NoEntryWhenDead,
 )

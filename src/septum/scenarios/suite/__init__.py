@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 
 from septum.scenarios.model import Scenario
-from septum.scenarios.suite import huge, mirror
+from septum.scenarios.suite import direct, huge, mirror
 
 __all__ = ["SCENARIOS", "UnknownScenario", "find"]
 
@@ -15,7 +15,9 @@ class UnknownScenario(ValueError):
     """No scenario of that name; the message has the nearest ones."""
 
 
-SCENARIOS: dict[str, Scenario] = {s.name: s for module in (mirror, huge) for s in module.SCENARIOS}
+SCENARIOS: dict[str, Scenario] = {
+    s.name: s for module in (mirror, huge, direct) for s in module.SCENARIOS
+}
 
 
 def find(name: str) -> Scenario:
