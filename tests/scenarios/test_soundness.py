@@ -65,6 +65,14 @@ ROWS = [
     ("v7.3+child-skipped", "subtree"),
     ("v7.3+prefault-before-runnable", "build-prefault"),
     ("v7.3+free-without-rcu", "subtree"),
+    # Direct roots.
+    ("v7.3", "fast-pf-fast-pf"),
+    ("v7.3", "fast-pf-write-track"),
+    ("feb06", "age-collapse"),
+    ("v7.3+direct-plain-store", "direct-fault-split"),
+    ("v7.3+fast-pf-plain-store", "fast-pf-zap"),
+    ("v7.3+pml-huge-pages-writable", "log-pml-huge"),
+    ("v7.3+mmio-update-in-progress", "mmio-slot-create"),
 ]
 
 
