@@ -246,12 +246,11 @@ def kvm_mmu_max_mapping_level(
         pages = kvm.pages_per_hpage[level]
         start = gfn & -pages
         inside = start in slot and start + pages - 1 in slot
-        if (
-            inside
-            and not kvm.fn.hugepage_test_mixed(slot, start, level)
-            and not lpage_disallowed(kvm, start, pages)
-            and (is_private or kvm.host.hva.level(slot.hva(start)) >= level)
-        ):
+        if lpage_disallowed(kvm, start, pages):
+            inside = False
+        if not is_private and kvm.host.hva.level(slot.hva(start)) < level:
+            inside = False
+        if inside and not kvm.fn.hugepage_test_mixed(slot, start, level):
             break
         level -= 1
     return level

@@ -24,7 +24,7 @@ from septum.kvm.roots import (
     KVM_MIRROR_ROOTS,
     for_each_tdp_mmu_root,
 )
-from septum.kvm.spte import PG_LEVEL_2M, PG_LEVEL_4K, is_last_spte, spte_to_pfn
+from septum.kvm.spte import PG_LEVEL_2M, PG_LEVEL_4K, is_last_spte, spte_to_pfn, sptep_to_sp
 from septum.kvm.structs import (
     INVALID_PAGE,
     KVM_MEMORY_ATTRIBUTE_PRIVATE,
@@ -32,7 +32,7 @@ from septum.kvm.structs import (
     KvmMmuPage,
 )
 from septum.kvm.tdp_iter import TdpIter
-from septum.kvm.tdp_mmu import lock, unlock
+from septum.kvm.tdp_mmu import lock, trace_kvm_tdp_mmu_spte_changed, unlock
 from septum.kvm.zap import KvmGfnRange
 
 __all__ = ["OPERATIONS", "force_huge_leaf", "root_of"]
@@ -202,6 +202,8 @@ def force_huge_leaf(kvm: Kvm, vcpu: int, gfn: int, level: int = PG_LEVEL_2M) -> 
         if result.rax:
             return -EIO
         iter.sptep.write(new_spte)
+        sp = sptep_to_sp(iter.sptep)
+        trace_kvm_tdp_mmu_spte_changed(kvm, sp, iter.gfn, iter.level, iter.old_spte, new_spte)
         fn.kvm_update_page_stats(kvm, iter.level, 1)
         return 0
 

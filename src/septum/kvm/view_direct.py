@@ -67,7 +67,7 @@ class DirectView(Protocol):
 
     def table_pages(self) -> list[tuple[int, str, bool]]:
         """Every page that KVM has allocated for tables and not freed: PFN, name, and
-        whether a root leads to it."""
+        whether a root leads to it.  Empty while RCU callbacks are yet to run."""
         ...
 
 
@@ -134,6 +134,8 @@ class KvmDirectView:
         return bool(outside and vcpu.requests.peek() & KVM_REQ_TLB_FLUSH)
 
     def table_pages(self) -> list[tuple[int, str, bool]]:
+        if self.kvm.m.rcu.v:
+            return []
         reachable: set[int] = set()
         external: set[int] = set()
         todo = list(self.kvm.tdp_mmu_roots.peek())
