@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from septum.designs import feb06
@@ -381,6 +382,35 @@ _WHOLE: Final[tuple[Function, ...]] = (
     feb06.tdx_sept_split_private_spte,
 )
 
+# What ends findings H2 and H3 (docs/findings.md): suggestions of this project.
+_HOLE_RANGE: Final[tuple[Hunk, ...]] = (
+    (
+        "kvm_gmem_invalidate_start",
+        (
+            (
+                "        fn.kvm_mmu_invalidate_range_add(kvm, first + offset, last + offset)\n",
+                "        pages = kvm.pages_per_hpage[PG_LEVEL_2M]\n"
+                "        head, tail = (first + offset) & -pages, -(-(last + offset) & -pages)\n"
+                "        fn.kvm_mmu_invalidate_range_add(kvm, head, tail)\n",
+            ),
+        ),
+    ),
+)
+_CONVERT_END: Final[tuple[Hunk, ...]] = (
+    (
+        "kvm_vm_set_mem_attributes",
+        (
+            (
+                "        if r:\n",
+                "        if r:\n"
+                "            kvm.mmu_lock.write_lock()\n"
+                "            fn.kvm_mmu_invalidate_end(kvm)\n"
+                "            kvm.mmu_lock.write_unlock()\n",
+            ),
+        ),
+    ),
+)
+
 
 def _hugepage(base: Mapping[str, Function]) -> dict[str, Function]:
     setter = base.get("tdx_sept_set_private_spte")
@@ -397,5 +427,16 @@ TOGGLES: Final = (
         _hugepage,
         inspect.cleandoc(__doc__ or ""),
         capabilities=frozenset({"mirror-2m-leaf", "split-write"}),
+    ),
+    Toggle(
+        "hole-range",
+        partial(patch, "hole-range", _HOLE_RANGE),
+        "A suggestion (docs/findings.md H2): a hole in guest_memfd adds the whole huge pages at "
+        "its ends to the invalidation, as a conversion does.",
+    ),
+    Toggle(
+        "convert-end",
+        partial(patch, "convert-end", _CONVERT_END),
+        "A suggestion (docs/findings.md H3): a conversion whose split fails ends its invalidation.",
     ),
 )

@@ -244,6 +244,30 @@ MUTANTS: Final = (
             "    r = 0\n",
         ),
     ),
+    _mutant(
+        "convert-head-not-added",
+        "a conversion does not add the huge page at its head to the invalidation",
+        "huge-convert-fault",
+        "BUG:kvm_tdp_mmu_map",
+        (
+            "kvm_arch_pre_set_memory_attributes",
+            "            fn.kvm_mmu_invalidate_range_add(kvm, head, head + pages)\n",
+            "            pass\n",
+        ),
+    ),
+    _mutant(
+        "mixed-ignored",
+        "a huge page may cover private and shared GFNs",
+        "huge-convert-fault",
+        "",
+        (
+            "kvm_mmu_max_mapping_level",
+            "not kvm.fn.hugepage_test_mixed(slot, start, level)",
+            "True",
+        ),
+        survives="not judged: no rule forbids a private leaf over a shared GFN, whose page "
+        "guest_memfd still has",
+    ),
     # --- removal --------------------------------------------------------------------------
     _mutant(
         "huge-remove-before-track",

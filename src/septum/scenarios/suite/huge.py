@@ -130,7 +130,7 @@ _SCENARIOS: tuple[Scenario, ...] = (
         (host(op("punch_hole", 0, 1)), vcpu(0, op("fault", 1))),
         Start(vcpus=1, mapped=(2,), folio_level=2),
         must_occur=("a huge mirror leaf was installed",),
-        designs=(HUGE,),
+        designs=(HUGE, f"{HUGE}+hole-range"),
     ),
     Scenario(
         "huge-punch-no-memory",
@@ -168,7 +168,7 @@ _SCENARIOS: tuple[Scenario, ...] = (
         Start(vcpus=1, mapped=(2,), huge=(0,), folio_level=2),
         must_occur=("no memory for a split: the attributes were not set",),
         alloc_failures=1,
-        designs=(HUGE,),
+        designs=(HUGE, f"{HUGE}+convert-end"),
     ),
     Scenario(
         "huge-accept-mismatch",
