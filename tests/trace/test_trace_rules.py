@@ -41,6 +41,7 @@ def test_ordinary_run() -> None:
         ("WARN:__handle_changed_spte", (2, 1, EMPTY, table(0x14))),
         ("WARN:__handle_changed_spte", (6, 0, EMPTY, table(0x14))),
         ("WARN:__handle_changed_spte", (0, 0, EMPTY, table(0x14))),
+        ("WARN:__handle_changed_spte", (23, 0, EMPTY, table(0x14))),
         ("WARN:__handle_changed_spte", (1, 1 << 40, EMPTY, leaf(0x92))),
         ("I20", (1, 1, leaf(0x91, 0xE47), EMPTY)),
         ("I20", (1, 1, EMPTY, 0x8000000002187)),

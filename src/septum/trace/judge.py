@@ -24,7 +24,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import Final
 
-from septum.kvm.shadow import UNKNOWN, ShadowTables, Table, is_leaf, is_table
+from septum.kvm.shadow import MAX_LEVEL, UNKNOWN, ShadowTables, Table, is_leaf, is_table
 from septum.kvm.spte import is_shadow_present_pte, spte_to_pfn
 from septum.kvm.versions import FROZEN_VALUES, NPT, KernelVersion
 from septum.trace.events import Event, SpteChanged
@@ -307,7 +307,7 @@ class Judge:
 
     def _with_history(self, finding: Finding) -> Finding:
         """Add the last changes before its line that touch its GFN."""
-        if finding.gfn is None or finding.level is None:
+        if finding.gfn is None or finding.level is None or not 1 <= finding.level <= MAX_LEVEL:
             return finding
         shifts = self.tables.shifts
         past: list[Past] = []
