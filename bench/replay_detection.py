@@ -99,7 +99,9 @@ def alter(kind: str, lines: list[str], number: int, rng: random.Random) -> Alter
     digits = "0123456789" if old.isdigit() and rng.random() < 0.5 else "0123456789abcdef"
     new = rng.choice([digit for digit in digits if digit != old])
     changed = line[:at] + new + line[at + 1 :]
-    return Altered(kind, [*lines[:number], changed, *lines[number + 1 :]], number, (line,), (changed,))
+    return Altered(
+        kind, [*lines[:number], changed, *lines[number + 1 :]], number, (line,), (changed,)
+    )
 
 
 def why(case: Altered, fmt: SpteFormat) -> str:
@@ -158,7 +160,9 @@ def _why_change(change: SpteChanged, after: Line | None, fmt: SpteFormat) -> str
         if _hidden(one, two, fmt):
             return "only A, D or W differ, which also change without a line"
         if places == ["new_spte"]:
-            return "the value is not seen again: no later line names the entry before its table goes"
+            return (
+                "the value is not seen again: no later line names the entry before its table goes"
+            )
     return "unclassed"
 
 

@@ -256,6 +256,16 @@ def test_other_clocks() -> None:
     assert assert_clean(fine).peak == (3079, 6, 0)
 
 
+def test_a_clock_of_jiffies() -> None:
+    """trace_clock uptime: a trace file sorts the lines of one tick by CPU."""
+    lines = records(DIRTYLOG)
+    ticks = [(int(float(parts(line)[5]) * 100), parts(line)[3], n) for n, line in enumerate(lines)]
+    order = sorted(range(len(lines)), key=lambda n: ticks[n])
+    coarse = [ENVELOPE.sub(rf"\1-\2\3\4\g<5>{ticks[n][0]}\7", lines[n]) for n in order]
+    result = assert_clean(coarse)
+    assert any("the clock is too coarse" in note for note in result.notes)
+
+
 def test_only_the_change_events() -> None:
     lines = [line for line in records(DIRTYLOG) if CHANGE in line]
     result = assert_clean(lines)

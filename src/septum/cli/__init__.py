@@ -27,6 +27,7 @@ _COMMANDS = (
     "designs",
     "doctor",
     "monitors",
+    "record",
     "replay",
     "scenarios",
     "show",

@@ -146,6 +146,7 @@ def _findings(result: ReplayResult) -> Iterator[str]:
         yield from _wrap(head, "  ", "    ")
         yield from _wrap(finding.message, "    ", "    ")
         yield from _history(result, finding)
+        yield from (f"    {line}"[:WIDTH] for line in finding.detail)
     if len(result.findings) > _SHOWN_FINDINGS:
         yield f"  and {len(result.findings) - _SHOWN_FINDINGS} more (--format json has all)"
     for rule in sorted({finding.rule for finding in result.findings}):

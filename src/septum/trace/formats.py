@@ -75,6 +75,11 @@ class EventFormat:
         end = len(page) if one.kind == "rest" else start + size
         return page[start:end].split(b"\0", 1)[0].decode("utf-8", "replace").rstrip("\n")
 
+    def integers(self, page: bytes, at: int) -> dict[str, int]:
+        """All integer fields but the common ones."""
+        values = {name: self.value(name, page, at) for name in self.fields if name[:7] != "common_"}
+        return {name: value for name, value in values.items() if isinstance(value, int)}
+
     def text(self, page: bytes, at: int) -> str:
         parts = []
         for name in self.fields:

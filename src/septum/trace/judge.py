@@ -184,9 +184,10 @@ class Judge:
         """This task handles guest faults: it works for one VM only."""
         self._vcpu_tasks.add(pid)
 
-    def withdraw(self, since: int) -> None:
-        """Findings made after line ``since`` were made without lines that belong there."""
-        kept = [finding for finding in self.findings if finding.judged <= since]
+    def withdraw(self, since: int, keep: frozenset[str] = frozenset()) -> None:
+        """Findings made after line ``since`` were made without lines that belong there;
+        those of the rules ``keep`` stand all the same."""
+        kept = [f for f in self.findings if f.judged <= since or f.rule in keep]
         self.withdrawn += len(self.findings) - len(kept)
         self.findings = kept
 

@@ -19,10 +19,17 @@ from typing import Final
 
 from septum.kvm.shadow import is_leaf, is_table
 from septum.kvm.spte import is_shadow_present_pte, spte_to_pfn
-from septum.kvm.versions import EPT
+from septum.kvm.versions import EPT, FROZEN_VALUES
 from septum.tdx import leaves, sept
 from septum.tdx.sept import State
-from septum.tdx.status import decode, is_operand_busy, status_class
+from septum.tdx.status import (
+    TDX_INTERRUPTED_RESTARTABLE,
+    TDX_INTERRUPTED_RESUMABLE,
+    decode,
+    is_error,
+    is_operand_busy,
+    status_class,
+)
 from septum.trace.events import SpteChanged
 from septum.trace.probes import SEAMCALL_DONE, SEAMCALL_ENTER
 from septum.trace.rules import Finding, Where, describe_spte, finding_at
@@ -32,28 +39,9 @@ __all__ = ["Mirrors"]
 
 _BITS: Final = 9
 _AROUND: Final = 3
-_INTERRUPTED: Final = (0x80000003, 0x80000004)
-"""TDX_INTERRUPTED_RESUMABLE and _RESTARTABLE, by their class: the call is made again."""
+_AGAIN: Final = (TDX_INTERRUPTED_RESUMABLE, TDX_INTERRUPTED_RESTARTABLE)
 
 Key = tuple[int, int]
-
-
-@dataclass
-class Pending:
-    """A change of the mirror, to be compared when its task goes on."""
-
-    at: Where
-    event: SpteChanged
-
-
-@dataclass
-class Task:
-    entering: tuple[int, dict[str, int]] | None = None
-    """(line, registers) of a SEAMCALL that has not returned."""
-    calls: list[SeamCall] = field(default_factory=list)
-    """Since its last change."""
-    pending: list[Pending] = field(default_factory=list)
-    tdr: int = 0
 
 
 @dataclass
@@ -65,6 +53,15 @@ class Td:
     """Value of the leaf that a table was split from."""
     diverged: bool = False
     more: int = 0
+
+    def change(self, event: SpteChanged) -> None:
+        """The mirror's entry has a new value."""
+        _, gfn, level, old, new = event
+        if level > 1 and is_leaf(old, level) and is_table(new, level):
+            self.huge[level, gfn] = old
+        elif level > 1 and not is_table(new, level):
+            self.huge.pop((level, gfn), None)
+        self.mirror[level, gfn] = new
 
     def value(self, level: int, gfn: int) -> int | None:
         """The mirror's entry; children of a split leaf have no line (make_small_spte)."""
@@ -80,6 +77,27 @@ class Td:
         return small & ~(1 << 7) if level == 1 else small
 
 
+@dataclass
+class Pending:
+    """A change of the mirror, to be compared when its task goes on."""
+
+    at: Where
+    event: SpteChanged
+    td: Td | None
+    """None: no call before its line tells; one after it may (the designs before 7.3)."""
+    called: bool
+    """Its own calls came before its line."""
+
+
+@dataclass
+class Task:
+    entering: tuple[int, dict[str, int]] | None = None
+    """(line, registers) of a SEAMCALL that has not returned."""
+    calls: list[SeamCall] = field(default_factory=list)
+    """Since its last change."""
+    pending: list[Pending] = field(default_factory=list)
+
+
 class Mirrors:
     """All TDs of a recording.  `findings` grows; `seen` is false without SEAMCALL lines."""
 
@@ -91,6 +109,7 @@ class Mirrors:
         self.failed: dict[str, int] = {}
         self._tds: dict[int, Td] = {}
         self._tasks: dict[int, Task] = {}
+        self._early: dict[int, tuple[Where, SpteChanged]] = {}
 
     @property
     def notes(self) -> list[str]:
@@ -109,14 +128,19 @@ class Mirrors:
 
     def probe(self, at: Where, name: str, fields: dict[str, int]) -> None:
         """A line of `septum record`'s probes."""
-        self.seen = True
+        if not self.seen:
+            self.seen = True
+            for early in self._early.values():
+                self.changed(*early)
+            self._early.clear()
         task = self._tasks.setdefault(at.pid, Task())
         if name in SEAMCALL_ENTER:
             task.entering = (at.line, fields)
         elif name in SEAMCALL_DONE and task.entering is not None:
             (line, into), task.entering = task.entering, None
-            registers = (into.get(reg, 0) for reg in ("fn", "rcx", "rdx", "r8"))
-            self._call(at, SeamCall(line, at.pid, *registers, fields.get("status", 0)), task)
+            fn, rcx, rdx, r8 = (into.get(reg, 0) for reg in ("fn", "rcx", "rdx", "r8"))
+            call = SeamCall(line, at.pid, fn, rcx, rdx, r8, fields.get("status", 0))
+            self._call(at, call, task)
 
     def _call(self, at: Where, call: SeamCall, task: Task) -> None:
         self.calls += 1
@@ -128,9 +152,9 @@ class Mirrors:
             leaves.TDH_MNG_KEY_FREEID,
         ):
             return
-        if task.pending and not self._belongs(call, task):
-            self._settle(task)
-        task.tdr = call.tdr
+        if task.pending and (task.pending[-1].called or not self._belongs(call, task)):
+            self._settle(task)  # its own calls are done: this one is of the next change
+        self._settle_others(call)
         td = self._tds.setdefault(call.tdr, Td(Sept(call.tdr)))
         td.sept.apply(call)
         if call.number in MEMORY_LEAFS:
@@ -140,35 +164,40 @@ class Mirrors:
                 text = f"SEAMCALL {call.text()}: KVM retries BUSY and treats this as a bug"
                 self.findings.append(finding_at("I8", at, text))
 
+    def _settle_others(self, call: SeamCall) -> None:
+        """Changes of other tasks that this call may touch: those whose own calls are done
+        are compared now, those that still wait for theirs cannot be compared any more."""
+        for pid, task in self._tasks.items():
+            if task.pending and pid != call.pid and self._belongs(call, task):
+                if self._called(task, task.pending[-1].event) or task.pending[-1].called:
+                    self._settle(task)
+                elif call.number in MEMORY_LEAFS:
+                    task.pending.clear()
+
     @staticmethod
     def _belongs(call: SeamCall, task: Task) -> bool:
         """The call may still be part of the change that waits: the designs before 7.3."""
         if call.number not in MEMORY_LEAFS:
             return True
-        event = task.pending[-1].event
-        shift = _BITS * (max(call.level, event.level) - 1)
-        return call.gfn >> shift == event.gfn >> shift
+        return any(
+            _covers(change.event, call.level, call.gfn)
+            or (call.level > change.event.level and _same(change.event, call.level, call.gfn))
+            for change in task.pending
+        )
 
     def changed(self, at: Where, event: SpteChanged) -> None:
         """A kvm_tdp_mmu_spte_changed line."""
         if not self.seen:
+            self._early[at.pid] = (at, event)  # its calls may follow
             return
         task = self._tasks.setdefault(at.pid, Task())
-        self._settle(task)
-        found = self._owner(task, event)
-        if found is None:
-            task.calls.clear()
-            return
+        self._settle(task, event if event.new_spte in FROZEN_VALUES else None)
+        called = self._called(task, event)
+        owner = called or self._owner(event)
         task.calls.clear()
-        key = (event.level, event.gfn)
-        old, new = event.old_spte, event.new_spte
-        if event.level > 1 and is_leaf(old, event.level) and is_table(new, event.level):
-            found.huge[key] = old
-        elif event.level > 1 and not is_table(new, event.level):
-            found.huge.pop(key, None)
-        found.mirror[key] = new
-        task.pending.append(Pending(at, event))
-        task.tdr = found.sept.tdr
+        if owner is not None:
+            owner.change(event)
+        task.pending.append(Pending(at, event, owner, called is not None))
 
     def other(self, pid: int) -> None:
         """A line of another event: its task has gone on."""
@@ -181,11 +210,9 @@ class Mirrors:
             for task in self._tasks.values():
                 self._settle(task)
 
-    def _owner(self, task: Task, event: SpteChanged) -> Td | None:
-        """The TD whose mirror changed; None: a direct tree, or it cannot be told."""
+    def _owner(self, event: SpteChanged) -> Td | None:
+        """The TD whose mirror changed; None: a direct tree, or it cannot be told yet."""
         level, gfn = event.level, event.gfn
-        if any((call.level, call.gfn) == (level, gfn) for call in task.calls):
-            return self._tds.get(task.tdr)
         for td in self._tds.values():
             value = td.value(level, gfn)
             if value is not None and is_shadow_present_pte(value):
@@ -200,12 +227,28 @@ class Mirrors:
                         return td
         return None
 
+    def _called(self, task: Task, event: SpteChanged) -> Td | None:
+        """The TD of the calls beside a change that name its entry."""
+        for call in task.calls:
+            if (call.level, call.gfn) == (event.level, event.gfn):
+                return self._tds.get(call.tdr)
+        return None
+
     # ------------------------------------------------------------------- comparison
 
-    def _settle(self, task: Task) -> None:
+    def _settle(self, task: Task, child: SpteChanged | None = None) -> None:
+        """The task went on.  ``child`` is an entry of a table that goes: the change of its
+        parent may still wait for its calls (parent-first order)."""
         pending, task.pending = task.pending, []
         for change in pending:
-            td = self._tds.get(task.tdr)
+            if child is not None and _covers(change.event, child.level, child.gfn):
+                task.pending.append(change)
+                continue
+            td = change.td
+            if td is None:
+                td = self._called(task, change.event)
+                if td is not None:
+                    td.change(change.event)
             if td is not None and not td.sept.gone:
                 self._compare(td, change)
 
@@ -231,8 +274,19 @@ class Mirrors:
         self.findings.append(replace(finding, detail=tuple(_around(td, level, gfn))))
 
 
+def _same(event: SpteChanged, level: int, gfn: int) -> bool:
+    shift = _BITS * (level - 1)
+    return gfn >> shift == event.gfn >> shift
+
+
+def _covers(event: SpteChanged, level: int, gfn: int) -> bool:
+    """Whether the entry (level, gfn) is the changed one or below it."""
+    return level <= event.level and _same(event, event.level, gfn)
+
+
 def _is_bug(status: int) -> bool:
-    return not is_operand_busy(status) and status_class(status) not in _INTERRUPTED
+    """KVM makes BUSY and interrupted calls again; any other error ends in TDX_BUG_ON()."""
+    return is_error(status) and not is_operand_busy(status) and status_class(status) not in _AGAIN
 
 
 def _difference(td: Td, level: int, gfn: int, spte: int) -> str | None:

@@ -28,8 +28,10 @@ from septum.trace.events import (
 )
 from septum.trace.fields import RAW, decoder, parse_raw
 from septum.trace.judge import Judge
+from septum.trace.mirror import Mirrors
+from septum.trace.probes import SEAMCALL_DONE, SEAMCALL_ENTER, parse_probe
 from septum.trace.result import ReplayResult, Sample, Unreadable
-from septum.trace.rules import Where, finding_at
+from septum.trace.rules import ORDER_FREE, Where, finding_at
 from septum.trace.source import MAX_LINE, Lines, TraceInputError, open_trace
 from septum.trace.text import (
     BufferStarted,
@@ -49,6 +51,10 @@ line that a recording shows (tdp_mmu.c, mmutrace.h, union kvm_mmu_page_role)."""
 KEPT_UNREADABLE: Final = 8
 _pid = Struct("<i").unpack_from
 MAX_SAMPLES: Final = 256
+COARSE: Final = 32
+"""Lines per time stamp.  A clock of microseconds has a few at most, a clock of jiffies
+(uptime) hundreds, and a trace file sorts lines of one stamp by CPU."""
+PROBE_EVENTS: Final = SEAMCALL_ENTER | SEAMCALL_DONE
 _VCPU_ACTIVITY: Final = frozenset(
     ("kvm_page_fault", "fast_page_fault", "kvm_mmu_spte_requested", "kvm_mmu_set_spte")
 )
@@ -61,6 +67,7 @@ class Replay:
         self.result = ReplayResult(name)
         self.tables = ShadowTables()
         self.judge = Judge(self.tables)
+        self.mirrors = Mirrors()
         self.version: KernelVersion | None = None
         self.result.kernel = kernel
         if kernel is not None:
@@ -70,6 +77,7 @@ class Replay:
         """Per CPU, the last line it wrote."""
         self._lossy: set[int] = set()
         self._torn = 0
+        self._ticks = 1
         self._started = False
         self._sorted = False
         self._latest = 0.0
@@ -125,6 +133,7 @@ class Replay:
 
     def _lose(self, cpu: int) -> None:
         """Events of a CPU (-1: of any) are missing, anywhere after the last line it wrote."""
+        self.mirrors.lost()
         if cpu >= 0:
             self._lossy.add(cpu)
             self.judge.lost(self._last_line.get(cpu, 0))
@@ -151,6 +160,8 @@ class Replay:
         at = Where(self.result.lines, float(time_text), int(cpu_text), int(pid), comm)
         late = self._arrive(at)
         parsers = PARSERS.get(name)
+        if name in PROBE_EVENTS:
+            self._probe(at, name, parse_probe(name, payload))
         if parsers is None or self._payload(at, name, payload, parsers, late):
             events = self.result.events
             events[name] = events.get(name, 0) + 1
@@ -159,12 +170,13 @@ class Replay:
     def _arrive(self, at: Where) -> bool:
         """Whether the line is older than one before it."""
         self._records += 1
-        late = at.time < self._latest
-        if late:
-            self._step_back(at)
-        else:
+        if at.time > self._latest:
+            self._ticks += 1
             self._latest = at.time
-        return late
+        elif at.time < self._latest:
+            self._step_back(at)
+            return True
+        return False
 
     def feed_dat(self, dat: TraceDat) -> None:
         """All events of a trace.dat.  Line numbers are those of `trace-cmd report`."""
@@ -191,7 +203,10 @@ class Replay:
             name = names.get(number, "")
             events[name] = events.get(name, 0) + 1
             read = decoders.get(number)
-            if read is not None:
+            if name in PROBE_EVENTS:
+                fields = dat.formats[number].integers(page, offset)
+                self._probe(at, name, fields)
+            elif read is not None:
                 try:
                     event = read(page, offset)
                 except error:
@@ -208,6 +223,12 @@ class Replay:
         if dat.cut is not None:
             result.cut = dat.cut
             result.notes.append(dat.cut)
+
+    def _probe(self, at: Where, name: str, fields: dict[str, int] | None) -> None:
+        if fields is None:
+            self.unreadable(at.line, f"{name} has other fields")
+        else:
+            self.mirrors.probe(at, name, fields)
 
     def _version_of_release(self, uname: str) -> None:
         """The kernel family of ``Linux HOST RELEASE MACHINE``, where it was checked."""
@@ -268,6 +289,7 @@ class Replay:
             self.judge.late(at, event, self._last_line.get(at.cpu, 0))
         else:
             self.judge.spte_changed(at, event)
+            self.mirrors.changed(at, event)
         leafs, peak = self.tables.leafs, self._peak
         for level in (1, 2, 3):
             if leafs[level] > peak[level]:
@@ -292,6 +314,8 @@ class Replay:
         elif isinstance(event, PrepareZapPage):
             self.judge.removals.prepare_zap(at, event)
         self.judge.other(at, event)
+        if self.mirrors.seen and not isinstance(event, PrepareZapPage):
+            self.mirrors.other(at.pid)
 
     def _get_page(self, event: GetPage) -> None:
         tables = self.result.tables
@@ -358,7 +382,17 @@ class Replay:
             )
         if self._lossy:
             self.judge.withdraw(min(self._last_line.get(cpu, 0) for cpu in self._lossy))
-        result.findings = self.judge.findings
+        if self._records > COARSE * self._ticks:
+            self.judge.withdraw(-1, keep=ORDER_FREE)
+            result.notes.append(
+                f"{self._records // self._ticks} lines per time stamp: the clock is too coarse"
+                " to order lines of different CPUs, so values are not judged. Use trace_clock"
+                " local, global, mono or counter"
+            )
+        self.mirrors.finish(cut=cut)
+        found = [*self.judge.findings, *self.mirrors.findings]
+        result.findings = sorted(found, key=lambda finding: finding.line)
+        result.notes += self.mirrors.notes
         self._totals()
         self._notes()
         result.unobservable = unobservable(

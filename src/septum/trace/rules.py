@@ -26,6 +26,7 @@ from septum.trace.events import SpteChanged
 from septum.trace.text import task_name
 
 __all__ = [
+    "ORDER_FREE",
     "RULES",
     "Finding",
     "Known",
@@ -110,6 +111,18 @@ RULES: Final = {
             "tdp_mmu_split_huge_page(), tdp_mmu.c; facts 4.15",
         ),
         Rule(
+            "I1",
+            "When a task has finished a change of the mirror, the S-EPT holds the same: a"
+            " leaf with the same PFN, a table, or nothing.",
+            "set_external_spte() of tdx.c; facts 7 (I1), tdx-module.md 3",
+        ),
+        Rule(
+            "I8",
+            "No SEAMCALL of the memory path returns an error that KVM treats as a bug: BUSY"
+            " and interrupted calls are made again, others are not.",
+            "TDX_BUG_ON() in tdx.c; facts 5.2, 7 (I8)",
+        ),
+        Rule(
             "I9",
             "A frozen value is never an old value; as a new value it occurs only in"
             " entries of a table that the same task is removing (6.1: also in an entry"
@@ -146,6 +159,16 @@ RULES: Final = {
         ),
     )
 }
+
+
+ORDER_FREE: Final = frozenset(
+    (
+        *("I11", "I13", "WARN:__handle_changed_spte", "LINE", "ORDER"),
+        *("PAGE", "FAULT-pfn", "FAULT-set", "SPLIT", "I8"),
+    )
+)
+"""Rules about one line, or about lines of one task in one section of a lock: the order of
+lines of different CPUs does not matter for them."""
 
 
 class Where(NamedTuple):
@@ -186,6 +209,8 @@ class Finding:
     old: int | None = None
     new: int | None = None
     history: tuple[Past, ...] = ()
+    detail: tuple[str, ...] = ()
+    """Lines of text that show more, e.g. the mirror and the S-EPT side by side."""
     judged: int = field(default=0, compare=False, repr=False)
     """The line at which it was certain; what comes out between may withdraw it."""
 

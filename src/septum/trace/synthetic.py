@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Synthetic recordings: an execution of a scenario as the text that ftrace would print.
+
+There is no TDX host here to record on.  `record_scenario` runs a design once and writes
+its trace events and SEAMCALLs as `septum record` would have recorded them.  The header says
+that it is synthetic.  Scenarios use tables of few entries: every GFN, PFN and address is
+spread to tables of 512 by putting each index into the low bits of a 9-bit index.
+
+A scenario's start state is there before the recording begins, as on a real host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from septum.kvm.seamcall import Injected
+from septum.kvm.spte import SPTE_BASE_ADDR_MASK, SPTE_MMU_PRESENT_MASK
+from septum.kvm.versions import KERNELS
+from septum.machine import Decision, Execution
+from septum.machine.events import Policy
+from septum.scenarios.build import Built, build
+from septum.scenarios.model import Scenario
+from septum.tdx import leaves
+from septum.trace.events import SpteChanged
+
+__all__ = ["SYNTHETIC", "record_scenario"]
+
+SYNTHETIC: Final = "# SYNTHETIC: made by septum from a model, not recorded on a host"
+_MEM: Final = {
+    *("TDH.MEM.SEPT.ADD", "TDH.MEM.SEPT.REMOVE", "TDH.MEM.PAGE.ADD", "TDH.MEM.PAGE.AUG"),
+    *("TDH.MEM.PAGE.DEMOTE", "TDH.MEM.PAGE.PROMOTE", "TDH.MEM.PAGE.REMOVE"),
+    *("TDH.MEM.RANGE.BLOCK", "TDH.MEM.RANGE.UNBLOCK", "TDH.MEM.PAGE.RELOCATE"),
+}
+_MAX_CHOICES: Final = 4000
+
+
+class _Writer:
+    def __init__(self, built: Built) -> None:
+        self.bits = built.kvm.geometry.bits
+        self.names = built.program.task_names
+        self.built = built
+        self.time = 100.0
+        self.lines = ["# tracer: nop", "#", SYNTHETIC, "#"]
+
+    def listen(self, what: str, args: tuple[Any, ...]) -> None:
+        if what == "trace":
+            payload = self._event(*args)
+            if payload:
+                self._line(f"{args[0]}: {payload}")
+        elif what == "seamcall":
+            self._seamcall(*args)
+
+    def _line(self, text: str) -> None:
+        task = self.built.machine.current.id
+        name = self.names[task] if task < len(self.names) else "settle"
+        self.time += 1e-6
+        comm = name.replace("vcpu", "CPU ") + "/KVM" if name.startswith("vcpu") else name
+        who = f"{comm:>16}-{1000 + task:<7}"
+        self.lines.append(f"{who} [{task:03d}] ...1. {self.time:12.6f}: {text}")
+
+    # ---------------------------------------------------------------------- numbers
+
+    def frame(self, number: int) -> int:
+        """A GFN or PFN of the model in tables of 512 entries."""
+        out, shift, mask = 0, 0, (1 << self.bits) - 1
+        while number and shift < 36:
+            out |= (number & mask) << shift
+            number >>= self.bits
+            shift += 9
+        return out
+
+    def address(self, value: int) -> int:
+        """A GPA or HPA; bits 11:0 stay."""
+        return self.frame(value >> 12) << 12 | value & 0xFFF
+
+    def spte(self, value: int) -> int:
+        if not value & SPTE_MMU_PRESENT_MASK:
+            return value
+        frame = self.frame((value & SPTE_BASE_ADDR_MASK) >> 12)
+        return value & ~SPTE_BASE_ADDR_MASK | frame << 12
+
+    # ------------------------------------------------------------------------ lines
+
+    def _event(self, name: str, fields: dict[str, Any]) -> str:
+        gfn = self.frame(fields.get("gfn", 0))
+        if name == "kvm_tdp_mmu_spte_changed":
+            old, new = self.spte(fields["old_spte"]), self.spte(fields["new_spte"])
+            return SpteChanged(fields["as_id"], gfn, fields["level"], old, new).payload()
+        if name in ("kvm_mmu_get_page", "kvm_mmu_prepare_zap_page"):
+            role = fields["role"]
+            access = KERNELS["7.3"].access_strings[role >> 8 & 0xF]
+            text = (
+                f"sp gen 0 gfn {gfn:x} l{role & 0xF} 8-byte q0 direct {access} nxe ad root 0 sync"
+            )
+            return text + (" new" if "created" in fields else "")
+        if name == "kvm_mmu_split_huge_page":
+            spte, level = self.spte(fields["spte"]), fields["level"]
+            return f"gfn {gfn:x} spte {spte:x} level {level} errno {fields['errno']}"
+        if name == "kvm_page_fault":
+            address, code = self.address(fields["address"]), fields["error_code"]
+            return f"vcpu {fields['vcpu']} rip 0x0 address 0x{address:016x} error_code {code:#x}"
+        return ""
+
+    def _seamcall(self, name: str, regs: dict[str, int], result: Any) -> None:
+        number = leaves.SEAMCALL_NUMBERS[name]
+        if number == leaves.TDH_VP_ENTER:
+            return  # not a call of the memory path; its function cannot be probed
+        into = {reg: regs.get(reg, 0) for reg in ("rcx", "rdx", "r8", "r9")}
+        if name in _MEM:
+            into["rcx"] = self.address(into["rcx"])
+            into["r8"] = self.address(into["r8"])
+        fields = " ".join(f"{reg}={value:#x}" for reg, value in into.items())
+        self._line(f"seamcall_ret: (__seamcall_ret+0x4/0x60) fn={number:#x} {fields}")
+        out = {reg: getattr(result, reg, 0) for reg in ("rcx", "rdx")}
+        if isinstance(result, Injected) or result.rax == 0:
+            out = {reg: into[reg] for reg in ("rcx", "rdx")}
+        text = " ".join(f"{reg}={value:#x}" for reg, value in out.items())
+        wrapper = name.lower().replace(".", "_")
+        self._line(
+            f"seamcall_ret_done: ({wrapper}+0x60/0xa0 <- __seamcall_ret)"
+            f" status={result.rax:#x} {text} r8={into['r8']:#x}"
+        )
+
+
+def _runs(built: Built, choices: int) -> Iterator[Execution]:
+    """One task after the other, and every combination of the first ``choices`` choices."""
+    policy = Policy("continue")
+    yield built.program.run((), None, policy)
+    for code in range(1, 1 << choices):
+        picks = tuple(code >> i & 1 for i in range(choices))
+        script = tuple(range(len(built.program.bodies)))
+        order = tuple(task for task in script for _ in range(_MAX_CHOICES))
+        yield built.program.run((), None, Policy("script", 0, 3, order, (picks,) * len(script)))
+
+
+def record_scenario(
+    design: str,
+    scenario: str | Scenario,
+    wanted: Callable[[Execution], bool] = lambda execution: True,
+    choices: int = 4,
+) -> list[str]:
+    """The text of one execution of ``scenario`` on ``design``, without line ends.
+
+    Tasks run one after the other.  ``wanted`` chooses among the executions that differ in
+    what the environment chose, e.g. which SEAMCALL fails.  Raises ValueError if none is.
+    """
+    built = build(design, scenario)
+    for execution in _runs(built, choices):
+        if wanted(execution):
+            return _write(built, list(execution.decisions))
+    raise ValueError(f"no execution of {design} in this scenario is as wanted")
+
+
+def _write(built: Built, decisions: list[Decision]) -> list[str]:
+    writer = _Writer(built)
+    machine = built.machine
+    machine.listeners.append(writer.listen)
+    try:
+        built.program.run(decisions, None)
+    finally:
+        machine.listeners.remove(writer.listen)
+    return writer.lines
