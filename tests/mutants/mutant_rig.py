@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Runs mutants: each once, with what its row of docs/mutants.md needs to know.
-
-``PROPOSED`` holds scenarios that show mutants which no scenario of the suite shows; one
-that the suite has by the same name takes precedence.
-"""
+"""Runs mutants: each once, with what its row of docs/mutants.md needs to know."""
 
 from __future__ import annotations
 
@@ -16,46 +12,15 @@ from septum.explore import Options, SearchResult, search
 from septum.machine import Execution
 from septum.scenarios.build import build
 from septum.scenarios.check import primary
-from septum.scenarios.model import Scenario, Start, TaskSpec, op, run_vcpu
+from septum.scenarios.model import Scenario
 from septum.scenarios.suite import SCENARIOS
 
-__all__ = ["BY_NAME", "PROPOSED", "Outcome", "explore", "is_default", "outcome", "scenario_of"]
+__all__ = ["BY_NAME", "Outcome", "explore", "is_default", "outcome", "scenario_of"]
 
 STEPS: Final = 2000  # some mutants never end
 SEARCHED: Final = {"SC": 2000, "TSO": 8000}  # executions; far more than any row needs
 
 BY_NAME: Final = {m.name: m for m in MUTANTS}
-
-PROPOSED: Final = {
-    s.name: s
-    for s in (
-        Scenario(
-            "vm-dies",
-            "a vCPU touches a page that it has not accepted while another one enters",
-            "Can a vCPU enter the guest after the VM was declared dead?",
-            (
-                TaskSpec("vcpu0", (run_vcpu(op("touch", 0)),), vcpu=0),
-                TaskSpec("vcpu1", (run_vcpu(op("touch", 1)),), vcpu=1),
-            ),
-            Start(mapped=(0, 1), accepted=(1,)),
-            must_occur=(
-                "guest touched a PENDING page",
-                "a request stopped a vCPU before it entered",
-            ),
-        ),
-        Scenario(
-            "zap-rerun",
-            "the host zaps a page while a vCPU leaves the guest by itself and comes back",
-            "Must wait_for_sept_zap be tested after mode is IN_GUEST_MODE?",
-            (
-                TaskSpec("vcpu0", (run_vcpu(), run_vcpu()), vcpu=0),
-                TaskSpec("host", (op("zap_leafs", 0, 1),)),
-            ),
-            Start(vcpus=1, mapped=(0,), accepted=(0,)),
-            must_occur=("the second no-vCPUs call was made", "vCPU saw wait_for_sept_zap"),
-        ),
-    )
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +40,7 @@ class Outcome:
 
 
 def scenario_of(mutant: Mutant) -> Scenario:
-    return SCENARIOS.get(mutant.scenario) or PROPOSED[mutant.scenario]
+    return SCENARIOS[mutant.scenario]
 
 
 def is_default(mutant: Mutant) -> bool:

@@ -28,6 +28,7 @@ from septum.kvm.spte import (
     VMX_EPT_DIRTY_BIT,
     VMX_EPT_MISCONFIG_WX_VALUE,
     VMX_EPT_RWX_MASK,
+    VMX_EPT_SUPPRESS_VE_BIT,
     is_last_spte,
     spte_permission_fault,
     spte_to_child_sp,
@@ -45,6 +46,7 @@ __all__ = ["Cpu", "Guest", "GuestOp", "accept", "flush_all", "flush_shared", "ma
 __all__ += ["Walk", "cpu_walk", "fetch", "interrupted", "read", "run_guest", "touch", "write"]
 
 VECTOR_VE: Final = 20
+MMIO: Final = -1
 
 
 class GuestOp(NamedTuple):
@@ -232,6 +234,10 @@ def _access_shared(vcpu: Vcpu, op: GuestOp) -> Any:
     pfn = walk_direct(vcpu, op.gfn, op.op == "write")
     if pfn is None:
         return vcpu.kvm.module.guest_ept_violation(vcpu.cpu.v, op.gfn << PAGE_SHIFT)
+    if pfn == MMIO:  # #VE: the guest's handler asks the host by TDG.VP.VMCALL
+        vcpu.m.reach("a shared access was MMIO")
+        vcpu.guest.completed()
+        return None
     _accessed(vcpu, op, pfn)
     return None
 
@@ -245,17 +251,22 @@ def _accessed(vcpu: Vcpu, op: GuestOp, pfn: int) -> None:
 
 
 def walk_direct(vcpu: Vcpu, gfn: int, for_write: bool) -> int | None:
-    """The CPU's walk for an access that `_accessed` completes: the PFN, or None."""
-    return cpu_walk(vcpu, gfn, "write" if for_write else "read", cached=False, report=False).pfn
+    """The CPU's walk for an access that `_accessed` completes: the PFN, None (violation), or
+    `MMIO` (the entry does not suppress the #VE: facts 1.2)."""
+    access = "write" if for_write else "read"
+    walk = cpu_walk(vcpu, gfn, access, cached=False, report=False)
+    return MMIO if walk.ve else walk.pfn
 
 
 class Walk(NamedTuple):
     """``pfn``: None if the access is not allowed.  ``present``: the walk ended at an entry
-    with some access.  ``misconfig``: at one that no CPU accepts (MMIO)."""
+    with some access.  ``misconfig``: at one that no CPU accepts (MMIO).  ``ve``: at one that
+    gives a TD's guest a #VE (MMIO too)."""
 
     pfn: int | None
     present: bool = False
     misconfig: bool = False
+    ve: bool = False
 
 
 def cpu_walk(vcpu: Vcpu, gfn: int, access: str, *, cached: bool, report: bool = True) -> Walk:
@@ -279,6 +290,8 @@ def cpu_walk(vcpu: Vcpu, gfn: int, access: str, *, cached: bool, report: bool = 
             rwx = spte & VMX_EPT_RWX_MASK
             if rwx == VMX_EPT_MISCONFIG_WX_VALUE:
                 return Walk(None, misconfig=True)
+            if not rwx and not spte & VMX_EPT_SUPPRESS_VE_BIT:
+                return Walk(None, ve=True)
             if spte_permission_fault(spte, access == "write", access == "fetch"):
                 return Walk(None, present=bool(rwx))
             if is_last_spte(spte, level):

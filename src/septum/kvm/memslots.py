@@ -217,6 +217,7 @@ def kvm_vm_ioctl_set_memory_region(
     kvm.slots_lock.lock()
     ret: int = kvm.fn.kvm_set_memory_region(kvm, number, base_gfn, npages, gmem)
     kvm.slots_lock.unlock()
+    kvm.m.emit("handed_over")
     return ret
 
 

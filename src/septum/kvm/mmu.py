@@ -173,6 +173,7 @@ def kvm_mmu_faultin_pfn(vcpu: Vcpu, fault: KvmPageFault) -> int:
         return int(fn.kvm_handle_noslot_fault(vcpu, fault))
     if slot.invalid:
         kvm.m.current.blame[kvm.memslots] = fault.slot_at
+        kvm.m.reach(f"a {'prefault' if fault.prefetch else 'fault'} met an INVALID slot")
         return -EAGAIN if fault.prefetch else RET_PF_RETRY
     if fn.mmu_invalidate_retry_gfn_unsafe(kvm, fault.mmu_seq, fault.gfn):
         return RET_PF_RETRY

@@ -37,6 +37,8 @@ def kvm_mmu_invalidate_start(kvm: Kvm) -> None:
         in_progress.poke(n)
         if n == 1:
             kvm.mmu_invalidate_range.poke(None)
+        else:
+            kvm.m.reach("two invalidations were in progress")
 
 
 def kvm_mmu_invalidate_range_add(kvm: Kvm, start: int, end: int) -> None:

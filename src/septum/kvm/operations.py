@@ -9,7 +9,8 @@ them.  `OPERATIONS` maps the vocabulary's names to these functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from errno import EBUSY, EIO
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from septum.kvm.roots import (
     KVM_MIRROR_ROOTS,
     for_each_tdp_mmu_root,
 )
+from septum.kvm.slot_structs import GmemFile
 from septum.kvm.spte import PG_LEVEL_2M, PG_LEVEL_4K, is_last_spte, spte_to_pfn, sptep_to_sp
 from septum.kvm.structs import (
     INVALID_PAGE,
@@ -44,6 +46,20 @@ def root_of(kvm: Kvm, mirror: bool) -> KvmMmuPage:
     """The (only) valid root of a kind."""
     types = KVM_MIRROR_ROOTS if mirror else KVM_DIRECT_ROOTS
     return next(iter(for_each_tdp_mmu_root(kvm, -1, types)))
+
+
+@contextmanager
+def removing(kvm: Kvm, *ranges: tuple[int, int]) -> Iterator[None]:
+    """Tells the monitors which private GFNs the operation is there to remove."""
+    kvm.m.emit("may_remove", ranges)
+    yield
+    kvm.m.emit("may_remove", ())
+
+
+def _bound_gfns(file: GmemFile, start: int, end: int) -> list[tuple[int, int]]:
+    """Where the pages [start, end) of a file are mapped."""
+    clipped = ((max(start, b[0]), min(end, b[1]), b[2]) for b in file.bindings.v)
+    return [(a + s.base_gfn - s.pgoff, b + s.base_gfn - s.pgoff) for a, b, s in clipped if a < b]
 
 
 # --- faults -----------------------------------------------------------------------------
@@ -96,18 +112,32 @@ def prefault(kvm: Kvm, vcpu: int, gfn: int) -> int:
 
 def zap_range(kvm: Kvm, start: int, end: int) -> None:
     """kvm_zap_gfn_range(): leafs of all valid roots, the mirror's too."""
-    kvm.fn.kvm_zap_gfn_range(kvm, start, end)
+    with removing(kvm, (start, end)):
+        kvm.fn.kvm_zap_gfn_range(kvm, start, end)
+
+
+def zap_leafs(kvm: Kvm, start: int, end: int) -> None:
+    """Only the zap itself, as inside an invalidation: write lock, zap, flush, unlock."""
+    with removing(kvm, (start, end)):
+        kvm.mmu_lock.write_lock()
+        if kvm.fn.kvm_tdp_mmu_zap_leafs(kvm, start, end, False):
+            kvm.fn.kvm_flush_remote_tlbs(kvm)
+        kvm.mmu_lock.write_unlock()
+        kvm.m.emit("handed_over")
 
 
 def punch_hole(kvm: Kvm, start: int, end: int, file: int = 0) -> None:
     """fallocate(FALLOC_FL_PUNCH_HOLE) on a guest_memfd file."""
-    kvm.fn.kvm_gmem_punch_hole(kvm, kvm.gmem_files[file], start, end)
+    gmem = kvm.gmem_files[file]
+    with removing(kvm, *_bound_gfns(gmem, start, end)):
+        kvm.fn.kvm_gmem_punch_hole(kvm, gmem, start, end)
 
 
 def release_gmem(kvm: Kvm) -> None:
     """The last reference to each guest_memfd file is dropped."""
     for file in kvm.gmem_files:
-        kvm.fn.kvm_gmem_release(kvm, file)
+        with removing(kvm, *_bound_gfns(file, 0, file.size)):
+            kvm.fn.kvm_gmem_release(kvm, file)
 
 
 def unmap_hva(kvm: Kvm, start: int, end: int) -> None:
@@ -122,12 +152,16 @@ def unmap_hva(kvm: Kvm, start: int, end: int) -> None:
 def set_attributes(kvm: Kvm, start: int, end: int, private: bool) -> int:
     """KVM_SET_MEMORY_ATTRIBUTES."""
     attributes = KVM_MEMORY_ATTRIBUTE_PRIVATE if private else 0
-    return int(kvm.fn.kvm_vm_set_mem_attributes(kvm, start, end, attributes))
+    with removing(kvm, *(() if private else ((start, end),))):
+        return int(kvm.fn.kvm_vm_set_mem_attributes(kvm, start, end, attributes))
 
 
 def delete_slot(kvm: Kvm, slot: int = 0) -> None:
     """KVM_SET_USER_MEMORY_REGION with size 0."""
-    kvm.fn.kvm_vm_ioctl_set_memory_region(kvm, slot, 0, 0)
+    old = id_to_memslot(kvm.memslots.v, slot)
+    gone = () if old is None else ((old.base_gfn, old.base_gfn + old.npages),)
+    with removing(kvm, *gone):
+        kvm.fn.kvm_vm_ioctl_set_memory_region(kvm, slot, 0, 0)
 
 
 def move_slot(kvm: Kvm, slot: int, base_gfn: int) -> int:
@@ -147,7 +181,9 @@ def zap_table(
 ) -> None:
     """Zap the entry of ``level`` with all below it, as a pass of zap_root does.  While the
     TD's keys are configured, *tripwire* on a mirror root."""
-    _retried(kvm, kvm.fn.tdp_mmu_zap_table, gfn, level, mirror, shared)
+    pages = kvm.pages_per_hpage[level]
+    with removing(kvm, (gfn & -pages, (gfn & -pages) + pages)):
+        _retried(kvm, kvm.fn.tdp_mmu_zap_table, gfn, level, mirror, shared)
 
 
 # --- changing the page size -----------------------------------------------------------------
@@ -238,7 +274,8 @@ def close_gmem(kvm: Kvm, file: int = 0) -> None:
     """The last reference to a guest_memfd file goes: release, then the inode's pages."""
     gmem = kvm.gmem_files[file]
     if gmem.user in kvm.users.peek():
-        kvm.fn.kvm_gmem_release(kvm, gmem)
+        with removing(kvm, *_bound_gfns(gmem, 0, gmem.size)):
+            kvm.fn.kvm_gmem_release(kvm, gmem)
     kvm.fn.truncate_inode_pages_range(kvm, gmem, 0, gmem.size)
 
 
@@ -298,6 +335,7 @@ OPERATIONS: Final[dict[str, Callable[..., Any]]] = {
         split,
         teardown,
         unmap_hva,
+        zap_leafs,
         zap_range,
         zap_table,
     )

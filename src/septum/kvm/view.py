@@ -30,13 +30,14 @@ _MODES = ("outside the guest", "in guest mode", "leaving the guest")
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A page-table page of KVM."""
+    """A page-table page of KVM; ``root`` is the name of the root it hangs below."""
 
     name: str
     level: int
     gfn: int
     is_mirror: bool
     is_root: bool
+    root: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,20 @@ class View(DirectView, Protocol):
     def stat_pages(self, level: int) -> int: ...
     def tdp_mmu_pages(self) -> int: ...
     def wait_for_sept_zap(self) -> bool: ...
+    def mmu_invalidate_in_progress(self) -> int: ...
+    def mn_active_invalidate_count(self) -> int: ...
+    def lps(self) -> range:
+        """The numbers of the CPUs."""
+        ...
+
+    def vcpu_root(self, vcpu: int) -> str:
+        """The name of the direct root that a vCPU (its TDVPR's HPA) has loaded, or empty."""
+        ...
+
+    def sept_entries(self) -> list[tuple[int, int, int]]:
+        """Every non-FREE S-EPT entry: KVM level, GFN, raw value."""
+        ...
+
     def vm_bugged(self) -> bool: ...
     def vm_dead(self) -> bool: ...
     def keys_configured(self) -> bool: ...
@@ -170,7 +185,10 @@ class KvmView(KvmDirectView):
     # --- KVM's side ---------------------------------------------------------------
 
     def _table(self, sp: KvmMmuPage) -> Table:
-        return Table(sp.name, sp.role.level, sp.gfn, sp.is_mirror, sp.ptep is None)
+        root = sp
+        while root.ptep is not None and root.ptep.page is not None:
+            root = root.ptep.page.owner
+        return Table(sp.name, sp.role.level, sp.gfn, sp.is_mirror, sp.ptep is None, root.name)
 
     def _entry(self, sp: KvmMmuPage, word: Spte, value: int) -> Entry:
         level = sp.role.level
@@ -234,6 +252,22 @@ class KvmView(KvmDirectView):
 
     def wait_for_sept_zap(self) -> bool:
         return bool(self.kvm.tdx.wait_for_sept_zap.peek())
+
+    def mmu_invalidate_in_progress(self) -> int:
+        return int(self.kvm.mmu_invalidate_in_progress.peek())
+
+    def mn_active_invalidate_count(self) -> int:
+        return int(self.kvm.mn_active_invalidate_count.peek())
+
+    def lps(self) -> range:
+        return range(self.kvm.module.config.lps if self.kvm.module is not None else 0)
+
+    def vcpu_root(self, vcpu: int) -> str:
+        """Only the vCPU's own thread changes it, and not while it is in the guest."""
+        for v in self.kvm.vcpus:
+            if v.tdx.tdvpr << PAGE_SHIFT == vcpu and v.root_hpa.v != INVALID_PAGE:
+                return self.kvm.mmu_pages[v.root_hpa.v >> PAGE_SHIFT].name
+        return ""
 
     def vm_bugged(self) -> bool:
         return bool(self.kvm.vm_bugged.peek())

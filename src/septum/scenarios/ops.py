@@ -56,14 +56,6 @@ def finalize(kvm: Kvm) -> None:
     kvm.fn.tdx_td_finalize(kvm)
 
 
-def zap_leafs(kvm: Kvm, start: int, end: int) -> None:
-    """Only the zap itself, as inside an invalidation: write lock, zap, flush, unlock."""
-    kvm.mmu_lock.write_lock()
-    if kvm.fn.kvm_tdp_mmu_zap_leafs(kvm, start, end, False):
-        kvm.fn.kvm_flush_remote_tlbs(kvm)
-    kvm.mmu_lock.write_unlock()
-
-
 def release_hkid(kvm: Kvm) -> None:
     """vm_pre_destroy(): flush the vCPUs, write back the caches, free the key."""
     kvm.fn.tdx_mmu_release_hkid(kvm)
@@ -102,7 +94,6 @@ HOST_OPS: Final[dict[str, Callable[..., Any]]] = {
     "init_mem_region": init_mem_region,
     "release_hkid": release_hkid,
     "walk": walk,
-    "zap_leafs": zap_leafs,
 }
 
 SHARED_GUEST_OPS: Final[dict[str, Callable[..., guest.GuestOp]]] = {

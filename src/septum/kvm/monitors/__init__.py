@@ -16,7 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from septum.kvm.monitors import direct, dirty, mirror, rules, tables, tdx, traces
+from septum.kvm.monitors import (
+    direct,
+    dirty,
+    mirror,
+    private,
+    rules,
+    tables,
+    tdx,
+    tlb,
+    traces,
+)
 from septum.kvm.monitors.base import Monitor
 from septum.kvm.monitors.mirror import mirror_matches
 from septum.kvm.view import KvmView
@@ -30,6 +40,7 @@ _ALL: tuple[type[Monitor], ...] = (
     tables.PageStats,
     tables.RootRefcounts,
     tables.TablePageLifetimes,
+    tlb.NoStaleTranslation,
     tdx.NoFatalSeamcall,
     mirror.FrozenHasOneOwner,
     rules.LockRules,
@@ -39,9 +50,11 @@ _ALL: tuple[type[Monitor], ...] = (
     tables.LinkedTables,
     direct.NxAccounting,
     direct.RootFlags,
+    private.InvalidationsEnd,
     tdx.NoZapLeftWaiting,
     direct.StaleMappings,
     traces.TraceConsistency,
+    private.AcceptedPageStays,
     dirty.NoLostDirty,
     tdx.FaultsEnd,
     tdx.NoEntryWhenDead,
