@@ -50,6 +50,8 @@ ROWS = [
     ("v7.3", "build-prefault"),
     ("v6.16", "build-prefault"),
     ("v7.3", "split-tripwire"),
+    ("v7.3", "notifier-fault"),
+    ("v7.3", "notifier-slot"),
     ("rfc-v5-08", "split-tripwire"),
     ("feb06+reread-sptep", "same-leaf"),
     ("feb06+reread-sptep", "fault-punch"),
@@ -73,6 +75,7 @@ ROWS = [
     ("v7.3+fast-pf-plain-store", "fast-pf-zap"),
     ("v7.3+pml-huge-pages-writable", "log-pml-huge"),
     ("v7.3+mmio-update-in-progress", "mmio-slot-create"),
+    ("v7.3+swap-ignores-notifiers", "notifier-slot"),
 ]
 
 
