@@ -24,7 +24,7 @@ from septum.explore.program import Program
 from septum.explore.races import Analysis
 from septum.explore.result import SearchResult
 from septum.explore.steps import Step, pending_step, picks_of, steps_of
-from septum.explore.wakeup import NO, WEAK, Key, Move, Wakeup, begins, initial
+from septum.explore.wakeup import NO, WEAK, Key, Move, Wakeup, asleep, begins, initial
 from septum.machine import Decision, Execution, Limits, Policy
 from septum.machine.dependency import Footprint, clash
 from septum.machine.events import CONTINUE
@@ -65,6 +65,7 @@ class Explorer:
         # With two tasks nobody sleeps whom a third one's outcome could concern.
         self.outcomes = Outcomes(tasks) if tasks > 2 else None
         self.path: list[Decision] = []
+        self.floor = 0  # levels that others explore (septum.explore.units)
         self.base = 0  # level at which the next run leaves the branch
         self.guess = -1  # position in the prefix of a step that may be unable to run there
         self.prefix: list[Decision] = []
@@ -212,7 +213,7 @@ class Explorer:
         self._foresee(moves, j)
         certain = True
         for key, foot in level.sleep.items():
-            at = initial(key, foot, True, moves)
+            at = asleep(key, foot, moves)
             if at >= 0:
                 return True
             if at != NO:
@@ -229,7 +230,7 @@ class Explorer:
                 moves[-1:] = [*[self._move(k) for k in rest], self._last(j, i, picks)]
                 self._foresee(moves, j)
             for key, foot in level.sleep.items():
-                if initial(key, foot, True, moves) >= WEAK:
+                if asleep(key, foot, moves) >= WEAK:
                     return False
         wakeup = Wakeup(moves, certain)
         if wakeup.name not in level.known:
@@ -278,7 +279,7 @@ class Explorer:
     def next(self) -> bool:
         """Choose the next branch, deepest first; False if nothing is left."""
         levels = self.levels
-        while levels:
+        while len(levels) > self.floor:
             level = levels[-1]
             step = level.step
             if step is not None:
@@ -301,11 +302,7 @@ class Explorer:
         """Whether nothing explored from this state by now covers the sequence."""
         moves = wakeup.moves
         self._foresee(moves, len(self.levels) - 1)
-        for key, foot in level.sleep.items():
-            at = initial(key, foot, True, moves)
-            if at >= WEAK:
-                return False
-        return True
+        return all(asleep(key, foot, moves) < WEAK for key, foot in level.sleep.items())
 
     def _descend(self, level: Level, moves: list[Move]) -> None:
         """Plan a run along ``moves``."""

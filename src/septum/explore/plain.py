@@ -56,6 +56,8 @@ def _out(value: Any, names: Mapping[type, str]) -> Any:
     if kind in names:
         if issubclass(kind, tuple):
             return {names[kind]: [_out(v, names) for v in value]}
+        if issubclass(kind, dict):
+            return {names[kind]: [[_out(k, names), _out(v, names)] for k, v in value.items()]}
         return {names[kind]: [_out(getattr(value, s), names) for s in _slots(kind)]}
     if kind is tuple:
         return {"()": [_out(v, names) for v in value]}
@@ -83,6 +85,8 @@ def _in(value: Any, known: Mapping[str, type]) -> Any:
     if mark == "<>":
         return frozenset(parts)
     cls = known[mark]
+    if issubclass(cls, dict):
+        return cls(parts)
     if issubclass(cls, tuple) or is_dataclass(cls):
         return cls(*parts)
     made = cls.__new__(cls)

@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A complete search in pieces: units of work that run anywhere and can be put aside.
 
-A *branch* is a part of the tree that is still to be explored, as plain data.  A *unit*
-explores one branch until so many executions or steps are done.  Units are cut by counts,
-never by the clock, so what a unit finds depends on nothing but its branch.
+A *branch* is a part of the tree that is still to be explored, as plain data: the levels of
+the path to it, and the run to begin with.  Its first levels may be shared with other
+branches; what is planned there is sent back (*mail*) to whoever keeps them
+(`septum.explore.frontier`).
+
+A *unit* explores one branch until so many executions or steps are done.  Units are cut by
+counts, never by the clock, so what a unit finds depends on nothing but its branch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -16,17 +21,24 @@ from septum.explore.program import MachineProgram
 from septum.explore.result import SearchResult
 from septum.explore.search import no_collector
 from septum.explore.steps import Step
-from septum.explore.wakeup import Move, Wakeup
+from septum.explore.wakeup import Early, Key, Move, Wakeup
 from septum.machine import Decision, Limits
-from septum.machine.dependency import Footprint
+from septum.machine.dependency import Footprint, clash
 from septum.machine.events import CONTINUE
 
-__all__ = ["CLASSES", "UNIT", "Branch", "Size", "UnitResult", "explore_unit"]
+__all__ = ["CLASSES", "UNIT", "Branch", "Lent", "Size", "UnitResult", "bare", "explore_unit"]
+
+Name = tuple[Key, ...]  # of a plan
 
 
 @dataclass(slots=True)
 class Branch:
-    """Where a search stands: `Explorer` as plain data, before its next run."""
+    """Where a search stands: `Explorer` as plain data, before its next run.
+
+    :ivar plan: what that run is, unless ``prefix`` and the rest say it already.
+    :ivar floor: how many levels are shared with other branches.
+    :ivar lent: the last shared level is lent to this branch until something was explored.
+    """
 
     levels: list[Level] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
@@ -37,29 +49,67 @@ class Branch:
     base: int = 0
     guess: int = -1
     outcomes: str = ""
+    plan: list[Move] = field(default_factory=list)
+    floor: int = 0
+    lent: bool = False
 
 
-def _resume(branch: Branch, tasks: int) -> Explorer:
-    explorer = Explorer(tasks)
-    explorer.restore(branch.steps, branch.outcomes)
-    explorer.levels, explorer.path, explorer.prefix = branch.levels, branch.path, branch.prefix
-    explorer.sleep, explorer.covered = branch.sleep, branch.covered
-    explorer.base, explorer.guess = branch.base, branch.guess
-    return explorer
+class _Part(Explorer):
+    """The search below a branch."""
+
+    def __init__(self, branch: Branch, tasks: int) -> None:
+        super().__init__(tasks)
+        self.restore(branch.steps, branch.outcomes)
+        self.levels, self.path, self.prefix = branch.levels, branch.path, branch.prefix
+        self.sleep, self.covered = branch.sleep, branch.covered
+        self.base, self.guess, self.floor = branch.base, branch.guess, branch.floor
+        if branch.plan:
+            self._descend(self.levels[-1], branch.plan)
+
+    def _descend(self, level: Level, moves: list[Move]) -> None:
+        """Steps that sleep early do not end the run; they are kept from running."""
+        super()._descend(level, moves)
+        early = [(k, f) for k, f in level.sleep.items() if isinstance(f, Early)]
+        for move in moves[:-1]:
+            early = [(k, f) for k, f in early if k[0] != move.task and not clash(f, move.foot)]
+        self.covered = [f for f in self.covered if not isinstance(f, Early)]
+        self.sleep.update({k[0]: f for k, f in early if k[0] != moves[-1].task})
+
+    def branch(self) -> Branch:
+        """What is left, after `next`."""
+        return Branch(
+            self.levels,
+            self.analysis.steps,
+            self.path,
+            self.prefix,
+            self.sleep,
+            self.covered,
+            self.base,
+            self.guess,
+            "" if self.outcomes is None else self.outcomes.dump(),
+            floor=self.floor,
+        )
+
+    def lent(self, waiting: list[Name]) -> Lent:
+        """What became of the level that was lent, where the plans ``waiting`` were."""
+        level = self.levels[self.floor - 1]
+        step = level.step
+        below = self.levels[self.floor :]
+        explored = level.fresh or any(other.explored or other.fresh for other in below)
+        left = {w.name for w in level.todo}
+        return Lent(
+            (step.task, step.picks) if step is not None else (-1, ()),
+            Early(step.foot if step is not None else {}),
+            step is not None and explored,
+            [name for name in waiting if name not in left],
+            level.held,
+        )
 
 
-def _put_aside(explorer: Explorer) -> Branch:
-    return Branch(
-        explorer.levels,
-        explorer.analysis.steps,
-        explorer.path,
-        explorer.prefix,
-        explorer.sleep,
-        explorer.covered,
-        explorer.base,
-        explorer.guess,
-        "" if explorer.outcomes is None else explorer.outcomes.dump(),
-    )
+def bare(wakeup: Wakeup) -> Wakeup:
+    """A plan without what only the search that made it understands."""
+    moves = [Move(m.key, m.foot, m.decisions, m.sure) for m in wakeup.moves]
+    return Wakeup(moves, wakeup.certain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +133,33 @@ UNIT = Size()
 
 
 @dataclass(slots=True)
+class Lent:
+    """What became of the level that was lent: the step taken there and its footprint, and
+    whether something was explored below it; the names of the plans that went with it; steps
+    held back there."""
+
+    key: Key
+    foot: Early
+    explored: bool
+    gone: list[Name]
+    held: dict[int, Step]
+
+
+@dataclass(slots=True)
 class UnitResult:
-    """What one unit found, and what it left unexplored."""
+    """What one unit found, what it left, and what it planned on levels of others.
+
+    :ivar choices: some step made a choice.
+    """
 
     found: SearchResult
-    rest: list[Branch] = field(default_factory=list)
+    rest: Branch | None = None
+    mail: list[tuple[int, Wakeup]] = field(default_factory=list)
+    lent: Lent | None = None
+    choices: bool = False
 
 
-CLASSES: tuple[type, ...] = (Branch, Level, Step, Move, Wakeup, Decision)
+CLASSES: tuple[type, ...] = (Branch, Level, Step, Move, Wakeup, Decision, Early)
 
 
 def explore_unit(
@@ -110,8 +179,10 @@ def explore_unit(
     machine.retries_allowed = retries
     begun = perf_counter()
     result = SearchResult("optimal")
-    explorer = _resume(branch, program.actors)
-    rest: list[Branch] = []
+    known = [set(level.known) for level in branch.levels[: branch.floor]]
+    waiting = [w.name for w in branch.levels[branch.floor - 1].todo] if branch.lent else []
+    explorer = _Part(branch, program.actors)
+    out = UnitResult(result)
     with no_collector():
         while True:
             execution = program.run(
@@ -122,12 +193,30 @@ def explore_unit(
                 result.folded = result.folded or machine.retries_folded > 0
                 if execution.status == "limit":
                     result.bounds_hit = ["steps per execution"]
+                if execution.status == "held" and _kept_out(machine.sleeping):
+                    result.blocked += 1
             explorer.take(execution)
+            out.choices = out.choices or any(step.choices for step in explorer.analysis.steps)
             if not explorer.next():
                 break
             result.seconds = perf_counter() - begun
             if (first and result.found) or size.reached(result):
-                rest.append(_put_aside(explorer))
+                out.rest = explorer.branch()
                 break
+    if branch.lent:
+        out.lent = explorer.lent(waiting)
+        if out.rest is not None:
+            out.rest.lent = not out.lent.explored
+    out.mail = [
+        (depth, bare(wakeup))
+        for depth, before in enumerate(known)
+        for wakeup in explorer.levels[depth].todo
+        if wakeup.name not in before
+    ]
     result.seconds = perf_counter() - begun
-    return UnitResult(result, rest)
+    return out
+
+
+def _kept_out(sleeping: Mapping[int, Footprint]) -> bool:
+    """Whether somebody else explores what could have gone on."""
+    return any(isinstance(foot, Early) for foot in sleeping.values())

@@ -89,6 +89,18 @@ def initial(key: Key, foot: Footprint, sure: bool, moves: Sequence[Move]) -> int
     return WEAK if known else UNKNOWN
 
 
+class Early(Footprint):
+    """The footprint of a step below which others still explore: what they will plan at the
+    level where it sleeps is not known yet."""
+
+
+def asleep(key: Key, foot: Footprint, moves: Sequence[Move]) -> int:
+    """`initial` for a step that sleeps.  Where others still explore below it, what only
+    commutes with it is not taken for covered: source sets instead of wakeup trees."""
+    at = initial(key, foot, True, moves)
+    return NO if at < 0 and isinstance(foot, Early) else at
+
+
 def begins(first: Sequence[Move], moves: Sequence[Move]) -> bool:
     """Whether all of ``first`` surely comes first in ``moves``, up to equivalence."""
     rest = list(moves)

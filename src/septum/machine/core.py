@@ -410,6 +410,11 @@ class Machine:
             self.rewind(mark)
         return execution
 
+    @property
+    def sleeping(self) -> Mapping[int, Footprint]:
+        """Tasks that the last run kept asleep to its end."""
+        return self._sleep
+
     def forget(self) -> None:
         """Make every event of the next run anew."""
         self._last = []

@@ -189,7 +189,7 @@ def explore(row: Row, pickled: bytes, size: Size) -> UnitResult | CheckResult:
     :param pickled: the branch.  A copy in any case: whoever sent it may send it again.
     """
     branch: Branch = pickle.loads(pickled)
-    if not branch.prefix:  # the first unit
+    if not branch.levels:  # the first unit
         known = unexplored(row)
         if known is not None:
             return known

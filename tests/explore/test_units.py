@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A search in units: the same traces and findings as in one piece, shared in any order."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections.abc import Callable
+
+import pytest
+from programs import file_system, indexer, last_zero, random_program, readers
+
+from septum.explore import MachineProgram, frontier, search
+from septum.explore.frontier import CLASSES, Frontier
+from septum.explore.plain import pack, unpack
+from septum.explore.units import Size, UnitResult, explore_unit
+from septum.machine import Limits, Machine, Word
+
+
+def explore(
+    program: MachineProgram,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    *,
+    width: int = 8,
+    order: int | None = None,
+    put_aside: bool = False,
+) -> Frontier:
+    """Units of ``size`` executions, explored in a random order if ``order`` is a seed;
+    ``put_aside``: everything is written to text and read again between units."""
+    monkeypatch.setattr(frontier, "UNIT", Size(size, 10**9))
+    monkeypatch.setattr(frontier, "_LEAST", width)
+    search = Frontier.start("optimal")
+    rng = random.Random(order)
+    results: dict[int, UnitResult] = {}
+    while not search.finished:
+        if put_aside:
+            search, results = unpack(pack(search, CLASSES), CLASSES), {}
+        waiting = [task for task in search.tasks if id(task) not in results]
+        task = waiting[0] if order is None or put_aside else rng.choice(waiting)
+        branch = pickle.loads(pickle.dumps(task.branch))
+        results[id(task)] = explore_unit(program, branch, search.size(task), limits=Limits())
+        while search.tasks and id(search.tasks[0]) in results:
+            search.merge(results.pop(id(search.tasks[0])))
+    assert search.nodes == {}
+    return search
+
+
+PROGRAMS: list[tuple[Callable[[int], MachineProgram], int]] = [
+    (readers, 6),
+    (last_zero, 5),
+    (file_system, 16),
+    (indexer, 12),
+]
+
+
+@pytest.mark.parametrize(("make", "n"), PROGRAMS)
+@pytest.mark.parametrize("size", [1, 7])
+def test_literature(
+    make: Callable[[int], MachineProgram], n: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = search(make(n))
+    parts = explore(make(n), monkeypatch, size)
+    assert parts.found.complete and parts.found.traces == whole.traces
+    assert parts.units > 1
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_random_programs(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any order of the units gives the same; and the same traces as one piece."""
+    for seed in range(block * 20, block * 20 + 20):
+        whole = search(random_program(seed))
+        shared = [
+            explore(random_program(seed), monkeypatch, 1 + seed % 3, order=order).found
+            for order in (None, seed)
+        ]
+        aside = explore(random_program(seed), monkeypatch, 1 + seed % 3, put_aside=True).found
+        for found in (*shared, aside):
+            found.seconds = 0.0
+            assert found.complete and found.traces == whole.traces, seed
+            assert set(found.found) == set(whole.found)
+            assert found == shared[0]
+
+
+@pytest.mark.parametrize("make", [lambda: readers(6), lambda: last_zero(5)])
+def test_alone_a_search_in_units_is_the_search(
+    make: Callable[[], MachineProgram], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not shared, it makes the very same executions, none of them blocked."""
+    whole = search(make())
+    monkeypatch.setattr(frontier, "_MOST", 1)
+    for size in (1, 10):
+        parts = explore(make(), monkeypatch, size, width=1).found
+        assert (parts.executions, parts.traces, parts.steps) == (
+            whole.executions,
+            whole.traces,
+            whole.steps,
+        )
+
+
+def test_a_search_with_choices_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the first one comes up late: it begins again then."""
+
+    def make() -> MachineProgram:
+        m = Machine()
+        x, y = Word(m, "x", 0), Word(m, "y", 0)
+
+        def late() -> None:
+            if x.read() == 2:
+                y.write(m.choose("c", (1, 2, 3)))
+            y.read()
+
+        def two() -> None:
+            x.write(1)
+            y.write(7)
+            x.write(2)
+
+        return MachineProgram(m, [("late", late), ("two", two), ("r", lambda: (y.read(), None)[1])])
+
+    whole = search(make())
+    parts = explore(make(), monkeypatch, 1)
+    assert parts.alone
+    assert (parts.found.executions, parts.found.traces) == (whole.executions, whole.traces)
+
+
+def test_a_bound_is_kept_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frontier, "UNIT", Size(5, 10**9))
+    program = readers(6)
+    for most in (1, 5, 12, 33):
+        search = Frontier.start("optimal", most=most)
+        while not search.finished:
+            task = search.tasks[0]
+            search.merge(explore_unit(program, task.branch, search.size(task), limits=Limits()))
+        assert search.found.executions == most
+        assert search.found.bounds_hit == [f"{most} executions"] and not search.found.complete
