@@ -58,16 +58,15 @@ def opened(directory: Path, rows: Sequence[tuple[str, str]] = ROWS) -> Campaign:
     return Campaign(directory, FACTS, [make(*row, OPTIONS) for row in rows])
 
 
-@pytest.mark.parametrize("workers", [2, 3])
-def test_the_number_of_workers_changes_nothing(workers: int, whole: list[CheckResult]) -> None:
-    crew = ProcessCrew(workers)
+def test_the_number_of_workers_changes_nothing(whole: list[CheckResult]) -> None:
+    crew = ProcessCrew(3)
     try:
         assert judged(list(run(crew))) == whole
     finally:
         crew.close()
 
 
-@pytest.mark.parametrize("stop_after", [0, 1, 3, 7, 12])
+@pytest.mark.parametrize("stop_after", [0, 3, 12])
 def test_interrupted_and_resumed(tmp_path: Path, stop_after: int, whole: list[CheckResult]) -> None:
     """Cut after so many merged units: the rest is done later, nothing is counted twice."""
     campaign = opened(tmp_path)
@@ -125,7 +124,7 @@ list(t.run(crew, campaign))
 def test_killed_at_any_moment(tmp_path: Path, whole: list[CheckResult]) -> None:
     """kill -9 of the process; its workers end too, and the next one goes on."""
     text = KILLED.format(path=sys.path, directory=str(tmp_path))
-    for delay in (0.01, 0.1, 0.2):
+    for delay in (0.01, 0.2):
         process = subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE)
         assert process.stdout is not None and process.stdout.readline() == b"begun\n"
         workers = children(process.pid)
