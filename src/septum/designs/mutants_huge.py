@@ -206,6 +206,20 @@ MUTANTS: Final = (
         ),
     ),
     _mutant(
+        "split-after-zap",
+        "the split of a partly punched huge page comes after the zap (RFC v5 43/45 as posted)",
+        "huge-punch-half",
+        "I21",
+        (
+            _PUNCH,
+            "        r = fn.kvm_gmem_split_private(kvm, file, start, end)\n"
+            "        if not r:\n"
+            "            fn.kvm_gmem_zap(kvm, file, start, end)\n",
+            "        fn.kvm_gmem_zap(kvm, file, start, end)\n"
+            "        r = fn.kvm_gmem_split_private(kvm, file, start, end)\n",
+        ),
+    ),
+    _mutant(
         "fault-merges-tables",
         "a fault may replace a mirror table by a huge leaf",
         "huge-refault",
