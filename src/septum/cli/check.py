@@ -112,6 +112,8 @@ def command(
     if near is not None:
         if positional or designs or scenarios or expected or campaign:
             raise click.UsageError("--from names design and scenario itself: give nothing else")
+        if options.strategy == "bounded":
+            raise click.UsageError("--from knows no bound on preemptions: give another strategy")
         row = search_near(load(near), options)
         outcome = Outcome([row], row.seconds, [])
     else:

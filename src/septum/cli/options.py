@@ -144,6 +144,28 @@ _SEARCH = (
         "--seed", type=int, default=0, show_default=True, help="Of the sampling strategies."
     ),
     click.option(
+        "--bound",
+        type=click.IntRange(min=0),
+        default=2,
+        show_default=True,
+        metavar="N",
+        help="Preemptions, of the strategy bounded.",
+    ),
+    click.option(
+        "--deep",
+        is_flag=True,
+        help="Strategy bounded with 0, 1, 2, ... preemptions, until nothing is left out or the "
+        "--budget is used up.",
+    ),
+    click.option(
+        "--depth",
+        type=click.IntRange(min=1),
+        default=3,
+        show_default=True,
+        metavar="N",
+        help="Of the bugs that the strategy pct looks for.",
+    ),
+    click.option(
         "--memory-model",
         type=click.Choice([model.lower() for model in MEMORY_MODELS], case_sensitive=False),
         default="sc",
@@ -206,14 +228,20 @@ def explorer(
     first: bool,
     seed: int,
     memory_model: str = "sc",
+    bound: int = 2,
+    deep: bool = False,
+    depth: int = 3,
 ) -> Options:
     """The explorer's options."""
     return Options(
-        strategy=strategy,
+        strategy="bounded" if deep else strategy,
         retries=retries,
         max_executions=max_executions,
         budget_s=budget,
         first=first,
         seed=seed,
         memory_model=memory_model.upper(),
+        bound=bound,
+        deep=deep,
+        depth=depth,
     )

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 
-from septum.explore import brute, optimal
+from septum.explore import bounded, brute, optimal
 from septum.explore.program import MachineProgram
 from septum.explore.result import SearchResult
 from septum.explore.sample import sample
@@ -21,6 +21,7 @@ STRATEGIES = {
     "optimal": "optimal DPOR: one execution per trace, complete",
     "states": "every interleaving up to equal states, without reduction",
     "naive": "every interleaving, without reduction",
+    "bounded": "every schedule with at most --bound preemptions",
     "random": "uniform random walk, sampled",
     "pct": "PCT priority schedules, sampled",
 }
@@ -34,6 +35,9 @@ class Options:
         the retry is folded into an await.
     :ivar max_executions: 0 = no bound of its own (for sampling: 1000), -1 = none at all.
     :ivar budget_s: seconds, 0 = no bound.
+    :ivar depth: of the bugs that ``pct`` looks for.
+    :ivar bound: preemptions, of strategy ``bounded``; ``deep``: raised from 0 until nothing
+        is left out or time is up.
     :ivar memory_model: ``SC`` or ``TSO``, for those who make the machine.
     """
 
@@ -46,6 +50,8 @@ class Options:
     seed: int = 0
     depth: int = 3
     memory_model: str = "SC"
+    bound: int = 2
+    deep: bool = False
 
 
 DEFAULTS = Options()
@@ -116,11 +122,33 @@ def _search(
             first=options.first,
             on_execution=each,
         )
+    elif strategy == "bounded" and options.deep:
+        result = bounded.deepening(
+            program,
+            limits=limits,
+            max_executions=most,
+            deadline=deadline,
+            first=options.first,
+            progress=progress,
+            on_execution=each,
+        )
+    elif strategy == "bounded":
+        result = bounded.bounded(
+            program,
+            options.bound,
+            limits=limits,
+            max_executions=most,
+            deadline=deadline,
+            first=options.first,
+            progress=progress,
+            on_execution=each,
+        )
     elif strategy in ("random", "pct"):
         result = sample(
             program,
             strategy,
             most or 1000,
+            tasks=program.actors,
             limits=limits,
             seed=options.seed,
             depth=options.depth,

@@ -108,7 +108,7 @@ class Machine:
         self._limits = Limits()
         self._random = random.Random(0)
         self._priority: list[float] = []
-        self._change_at: dict[int, int] = {}
+        self._changes: list[tuple[int, int]] = []
         self._status = ""
         self._diverged = ""
         self._last: list[Event] = []
@@ -599,8 +599,9 @@ class Machine:
             return self._random.choice(candidates)
         if kind == "pct":
             best = max(candidates, key=lambda t: self._priority[t.id])
-            if position in self._change_at:
-                self._priority[best.id] = -float(self._change_at[position])
+            # A choice may have taken the very position: then at the next step.
+            while self._changes and self._changes[0][0] <= position:
+                self._priority[best.id] = -float(self._changes.pop(0)[1])
                 best = max(candidates, key=lambda t: self._priority[t.id])
             return best
         if kind == "script":
@@ -624,10 +625,10 @@ class Machine:
     def _plan_pct(self, n: int) -> None:
         """Random priorities and change points (Burckhardt et al., ASPLOS 2010)."""
         self._priority = [float(p) for p in self._random.sample(range(1, n + 1), n)]
-        span = min(self._limits.steps, 400)
-        self._change_at = {
-            self._random.randrange(span): i + 1 for i in range(max(0, self._policy.depth - 1))
-        }
+        span = max(self._policy.span, 1)
+        self._changes = sorted(
+            (self._random.randrange(span), i + 1) for i in range(max(0, self._policy.depth - 1))
+        )
 
     def _report_blocked(self) -> None:
         waiting = [t for t in self.tasks if not t.done and not t.daemon]

@@ -102,13 +102,15 @@ class Event:
 @dataclass(frozen=True, slots=True)
 class Policy:
     """How to go on where the prefix ends.  ``kind``: ``continue`` (stay with the running
-    task), ``lowest``, ``random`` (uses ``seed``), ``pct`` (``seed``, ``depth``), ``script``
+    task), ``lowest``, ``random`` (uses ``seed``), ``pct`` (``seed``, ``depth``, and ``span``, the
+    number of steps among which priorities change), ``script``
     (follow ``script``, a sequence of tasks, leaving out what cannot run; each task's
     choices in order from ``choices``)."""
 
     kind: str = "continue"
     seed: int = 0
     depth: int = 3
+    span: int = 400
     script: tuple[int, ...] = ()
     choices: tuple[tuple[int, ...], ...] = ()
 
