@@ -4,7 +4,8 @@
     python scripts/fuzz_explore.py [N [FIRST]]
 
 Takes the seeds FIRST .. FIRST+N-1 (default 0 .. 1999) of tests/explore/programs.py, compares
-final states and findings, and prints what the programs contained, so that a generator that
+final states and findings and, where every interleaving can be run, the number of executions
+with that of traces, and prints what the programs contained, so that a generator that
 has lost its variety shows.  Exit status 1, with the seeds, if the searches disagree.
 """
 
@@ -18,8 +19,10 @@ from septum.explore import Options, search
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "explore"))
 from programs import random_program
+from traces import trace_of
 
 BRUTE = Options("states", max_executions=100_000)
+NAIVE = Options("naive", max_executions=2000)
 
 
 def main(count: int, first: int) -> int:
@@ -32,7 +35,7 @@ def main(count: int, first: int) -> int:
         program = random_program(seed)
         brute = search(program, BRUTE)
         run, finals = program.run, set()
-        program.run = lambda *a, run=run, **k: run(*a, **k, fingerprint=True)
+        program.run = lambda *a, run=run, **k: run(*a, **{**k, "fingerprint": True})
         reduced = search(
             program,
             on_execution=lambda e, finals=finals: (
@@ -43,6 +46,15 @@ def main(count: int, first: int) -> int:
         rules.update(list(brute.found) or ["none"])
         executions.update(reduced=reduced.executions, brute=brute.executions)
         sizes[f"{len(program.bodies)} tasks"] += 1
+        traces: set[object] = set()
+        every = search(
+            program, NAIVE, on_execution=lambda e, traces=traces: traces.add(trace_of(e))
+        )
+        sizes["with traces counted"] += every.complete
+        executions["blocked"] += reduced.blocked
+        if reduced.blocked or (every.complete and reduced.executions != len(traces)):
+            wrong.append(seed)
+            print(f"seed {seed}: {reduced.executions} executions, {len(traces)} traces")
         if not (brute.complete and reduced.complete):
             sizes["given up"] += 1
         elif finals != brute.finals or set(reduced.found) != set(brute.found):
@@ -50,7 +62,10 @@ def main(count: int, first: int) -> int:
             print(f"seed {seed} disagrees: {', '.join(name for name, _ in program.bodies)}")
     for title, counter in (("programs", sizes), ("operations", ops), ("findings", rules)):
         print(f"{title}: {', '.join(f'{what} {n}' for what, n in counter.most_common())}")
-    print(f"executions: {executions['reduced']} reduced, {executions['brute']} by brute force")
+    print(
+        f"executions: {executions['reduced']} reduced, {executions['brute']} by brute force, "
+        f"{executions['blocked']} blocked"
+    )
     print(f"{count} programs, {len(wrong)} disagree{': seeds ' if wrong else ''}{wrong or ''}")
     return 1 if wrong else 0
 
