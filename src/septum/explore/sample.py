@@ -47,7 +47,7 @@ def sample(
     if kind == "pct":
         span = max(len(program.run((), None, CONTINUE, limits).events), 1)
     for i in range(runs):
-        execution = program.run((), None, Policy(kind, seed + i, depth, span), limits)
+        execution = program.run((), None, Policy(kind, seed + i, depth, span=span), limits)
         result.take(execution)
         if span:
             if len(execution.events) <= span:

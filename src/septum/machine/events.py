@@ -110,9 +110,9 @@ class Policy:
     kind: str = "continue"
     seed: int = 0
     depth: int = 3
-    span: int = 400
     script: tuple[int, ...] = ()
     choices: tuple[tuple[int, ...], ...] = ()
+    span: int = 400
 
 
 @dataclass(frozen=True, slots=True)
