@@ -148,6 +148,8 @@ class ShadowTables:
         """The kernel's empty value; taken from the first event that shows one."""
         self.format: SpteFormat | None = None
         self.shifts = [bits * level for level in range(MAX_LEVEL + 2)]
+        self.low = [(1 << shift) - 1 for shift in [0, *self.shifts]]
+        """By level: the GFN bits below an entry, which are 0 in its first GFN."""
         self.groups: dict[int, list[Table]] = {}
         self.pages: dict[int, Table] = {}
         """Linked table pages by PFN."""

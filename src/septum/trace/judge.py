@@ -31,6 +31,7 @@ from septum.trace.events import Event, SpteChanged
 from septum.trace.protocol import Protocol
 from septum.trace.removal import Removals
 from septum.trace.rules import (
+    MAX_GFN,
     Finding,
     Known,
     Past,
@@ -116,26 +117,31 @@ class Judge:
         if self._due or self._orphans:
             self._expire(self._seq - WINDOW)
         as_id, gfn, level, old, new = event
-        problem = misplaced(event, self.tables)
-        if problem is not None:
-            self._report(
-                "WARN:__handle_changed_spte", at, f"{problem}; the line was not used", event
-            )
+        tables, pid = self.tables, at.pid
+        if not 1 <= level <= MAX_LEVEL or gfn & tables.low[level] or gfn >= MAX_GFN:
+            problem = f"{misplaced(event, tables)}; the line was not used"
+            self._report("WARN:__handle_changed_spte", at, problem, event)
             return
-        self.protocol.changed(at, event)
-        if self.protocol.findings:
-            self._drain()
-        fmt = self.tables.format or NPT
+        protocol = self.protocol
+        task = protocol.tasks.get(pid)
+        if level > 1 or (task is not None and (task.requested or task.install or task.split)):
+            protocol.changed(at, event)
+            if protocol.findings:
+                self._drain()
+        fmt = tables.format or NPT
         if not is_ordinary(old, new, level, fmt, self._values):
-            for rule, message in single_line_faults(event, self.tables, fmt, self._values):
+            for rule, message in single_line_faults(event, tables, fmt, self._values):
                 self._report(rule, at, f"{entry(event)}: {message}", event)
-        claimed = self.removals.before_change(at, event, self.version)
+        removals = self.removals
+        frozen = new in FROZEN_VALUES
+        busy = frozen or removals.busy(pid)
+        claimed = removals.before_change(at, event, self.version) if busy else None
         key = gfn << 16 | level << 8 | as_id
         if not (self._debts and self._pay(key, at, event)):
             self._fold(key, at, event, claimed)
-        if new not in FROZEN_VALUES:
-            self.removals.after_change(at, event)
-        self._recent.append((key, at.cpu, at.pid, old, new, at.line))
+        if busy and not frozen:
+            removals.after_change(at, event)
+        self._recent.append((key, at.cpu, pid, old, new, at.line))
 
     def other(self, at: Where, event: Event) -> None:
         """A line of another KVM event."""

@@ -39,6 +39,8 @@ __all__ = ["Mirrors"]
 
 _BITS: Final = 9
 _AROUND: Final = 3
+_EARLY: Final = 64
+"""Tasks whose last change is kept until the first SEAMCALL line."""
 _AGAIN: Final = (TDX_INTERRUPTED_RESUMABLE, TDX_INTERRUPTED_RESTARTABLE)
 
 Key = tuple[int, int]
@@ -110,6 +112,11 @@ class Mirrors:
         self._tds: dict[int, Td] = {}
         self._tasks: dict[int, Task] = {}
         self._early: dict[int, tuple[Where, SpteChanged]] = {}
+
+    @property
+    def watching(self) -> bool:
+        """SEAMCALL lines were seen, or may still come: they follow a TD's first changes."""
+        return self.seen or len(self._early) < _EARLY
 
     @property
     def notes(self) -> list[str]:

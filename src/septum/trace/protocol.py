@@ -56,19 +56,19 @@ class Protocol:
         self.findings: list[Finding] = []
         self.fault_breaks_before_link = False
         """6.1: a fault freezes a huge leaf first and has no split line (facts 8.4)."""
-        self._tasks: dict[int, Task] = {}
+        self.tasks: dict[int, Task] = {}
         self._seen: set[type] = set()
         self._missing: dict[type, list[Finding]] = {}
 
     def lost(self) -> None:
         """Lines may be missing anywhere before the next one."""
-        self._tasks.clear()
+        self.tasks.clear()
         self._missing.clear()
 
     def _task(self, pid: int) -> Task:
-        task = self._tasks.get(pid)
+        task = self.tasks.get(pid)
         if task is None:
-            task = self._tasks[pid] = Task()
+            task = self.tasks[pid] = Task()
         return task
 
     # ------------------------------------------------------------------------ lines
@@ -103,9 +103,9 @@ class Protocol:
 
     def changed(self, at: Where, event: SpteChanged) -> None:
         """A kvm_tdp_mmu_spte_changed line whose level and gfn are possible."""
-        task = self._tasks.get(at.pid)
+        task = self.tasks.get(at.pid)
         if task is None:
-            task = self._tasks[at.pid] = Task()
+            task = self.tasks[at.pid] = Task()
         level, old, new = event.level, event.old_spte, event.new_spte
         if (task.install or task.split) and new not in FROZEN_VALUES:
             self._due(task)  # a collapse freezes the table's entries after its parent (6.12)

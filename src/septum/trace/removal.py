@@ -58,6 +58,11 @@ class Removals:
         self._report = report
         self._tasks: dict[int, Task] = {}
 
+    def busy(self, pid: int) -> bool:
+        """Whether the task is removing a table, or has not written a change yet."""
+        task = self._tasks.get(pid)
+        return task is None or not task.settled or bool(task.dying or task.announced)
+
     def prepare_zap(self, at: Where, event: PrepareZapPage) -> None:
         """Shadow pages of nested guests have such lines too; they freeze nothing."""
         if not event.direct:

@@ -38,6 +38,7 @@ from septum.trace.text import (
     Header,
     Lost,
     match_envelope,
+    match_rest,
     parse_line,
     task_name,
 )
@@ -48,6 +49,8 @@ __all__ = ["RELEASES", "Replay", "replay"]
 RELEASES: Final = {name: name for name in KERNELS} | {"7.2": "7.3"}
 """Releases whose source was checked, and their family.  7.2.13 differs from 7.3.4 in no
 line that a recording shows (tdp_mmu.c, mmutrace.h, union kvm_mmu_page_role)."""
+_tuple = tuple.__new__
+MAX_WRITERS: Final = 4096
 KEPT_UNREADABLE: Final = 8
 _pid = Struct("<i").unpack_from
 MAX_SAMPLES: Final = 256
@@ -88,19 +91,60 @@ class Replay:
         self._peak = [0, 0, 0, 0]
         self._until_sample = 0
         self._old_access = False
+        self._changes = 0
+        """Lines of kvm_tdp_mmu_spte_changed that took the short way."""
+        self._writers: dict[str, tuple[str, int, int]] = {}
+        """The beginning of a line, up to its CPU -> comm, pid, CPU."""
 
     # --------------------------------------------------------------------- lines
 
     def feed(self, lines: list[str]) -> None:
         """The next lines, without their line ends."""
-        result = self.result
+        result, writers = self.result, self._writers
         for line in lines:
             result.lines += 1
-            match = match_envelope(line)
-            if match is not None:
-                self._record(match.groups(""))
-            elif line:
+            end = line.find("]") + 1
+            who = writers.get(line[:end])
+            if who is None:
+                self._first_of(line, end)
+                continue
+            match = match_rest(line, end)
+            if match is None:
+                self._generic(line)
+                continue
+            time, as_id, gfn, level, old, new, name, payload = match.groups("")
+            comm, pid, cpu = who
+            at = _tuple(Where, (result.lines, float(time), cpu, pid, comm))
+            if name:
+                self._named(at, name, payload)
+                continue
+            event = _tuple(
+                SpteChanged,
+                (int(as_id), int(gfn, 16), int(level), int(old, 16), int(new, 16)),
+            )
+            self._spte_changed(at, event, self._arrive(at))
+            self._changes += 1
+            self._last_line[cpu] = at.line
+
+    def _first_of(self, line: str, end: int) -> None:
+        """A line whose beginning, up to the CPU, has not been seen before."""
+        match = match_envelope(line)
+        if match is None:
+            if line:
                 self._mark(parse_line(line))
+            return
+        if match.end(3) + 1 == end:  # no other ] before
+            if len(self._writers) >= MAX_WRITERS:
+                self._writers.clear()
+            self._writers[line[:end]] = (match[1], int(match[2]), int(match[3]))
+        self._record(match.groups(""))
+
+    def _generic(self, line: str) -> None:
+        match = match_envelope(line)
+        if match is not None:
+            self._record(match.groups(""))
+        elif line:
+            self._mark(parse_line(line))
 
     def _mark(self, parsed: tuple[str, ...] | Header | Lost | BufferStarted | str | None) -> None:
         if parsed is None:
@@ -158,6 +202,9 @@ class Replay:
     def _record(self, record: tuple[str, ...]) -> None:
         comm, pid, cpu_text, time_text, name, payload = record
         at = Where(self.result.lines, float(time_text), int(cpu_text), int(pid), comm)
+        self._named(at, name, payload)
+
+    def _named(self, at: Where, name: str, payload: str) -> None:
         late = self._arrive(at)
         parsers = PARSERS.get(name)
         if name in PROBE_EVENTS:
@@ -198,7 +245,7 @@ class Replay:
                 continue
             pid = _pid(page, offset + 4)[0]
             comm = tasks.get(pid) or "<...>"
-            at = Where(result.lines, seconds(time), cpu, pid, comm)
+            at = _tuple(Where, (result.lines, seconds(time), cpu, pid, comm))
             late = self._arrive(at)
             name = names.get(number, "")
             events[name] = events.get(name, 0) + 1
@@ -289,11 +336,14 @@ class Replay:
             self.judge.late(at, event, self._last_line.get(at.cpu, 0))
         else:
             self.judge.spte_changed(at, event)
-            self.mirrors.changed(at, event)
-        leafs, peak = self.tables.leafs, self._peak
-        for level in (1, 2, 3):
+            if self.mirrors.watching:
+                self.mirrors.changed(at, event)
+        leafs, peak, level = self.tables.leafs, self._peak, event.level
+        if 1 <= level <= 3:
             if leafs[level] > peak[level]:
                 peak[level] = leafs[level]
+            if level > 1 and leafs[level - 1] > peak[level - 1]:
+                peak[level - 1] = leafs[level - 1]  # a split
         self._until_sample -= 1
         if self._until_sample < 0:
             self._sample(at.time)
@@ -369,6 +419,9 @@ class Replay:
 
     def finish(self, lines: Lines | None = None) -> ReplayResult:
         result = self.result
+        if self._changes:
+            name = "kvm_tdp_mmu_spte_changed"
+            result.events[name] = result.events.get(name, 0) + self._changes
         if lines is not None:
             self._input_problems(lines)
         cut = result.cut is not None or (lines is not None and lines.unterminated is not None)

@@ -26,6 +26,7 @@ from septum.trace.events import SpteChanged
 from septum.trace.text import task_name
 
 __all__ = [
+    "MAX_GFN",
     "ORDER_FREE",
     "RULES",
     "Finding",
@@ -231,7 +232,7 @@ def entry(event: SpteChanged) -> str:
 
 
 _LEVELS: Final = {1: "4K", 2: "2M", 3: "1G", 4: "512G", 5: "256T"}
-_MAX_GFN: Final = 1 << 40
+MAX_GFN: Final = 1 << 40
 
 
 def describe_spte(spte: int, level: int, fmt: SpteFormat) -> str:
@@ -322,6 +323,6 @@ def misplaced(event: SpteChanged, tables: ShadowTables) -> str | None:
         return f"level {event.level} does not exist"
     if event.gfn & ((1 << tables.shifts[event.level - 1]) - 1):
         return f"gfn {event.gfn:x} is not aligned to level {event.level}"
-    if event.gfn >= _MAX_GFN:
+    if event.gfn >= MAX_GFN:
         return f"gfn {event.gfn:x} is beyond 52 physical address bits"
     return None

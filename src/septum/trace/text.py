@@ -21,6 +21,7 @@ __all__ = [
     "Lost",
     "Record",
     "match_envelope",
+    "match_rest",
     "parse_line",
     "task_name",
 ]
@@ -34,6 +35,14 @@ match_envelope: Final = re.compile(
     r"[ \t]{0,32}(.{0,48}?)-(\d{1,10})" + _AFTER_PID, re.ASCII | re.DOTALL
 ).match
 """Groups: comm, pid, cpu, time, event name, payload."""
+match_rest: Final = re.compile(
+    r"[ \t]{1,24}(?:[^\s:]{4,6}[ \t]{1,24})?(\d{1,20}(?:\.\d{1,9})?):[ \t]{1,8}(?:\w{1,64}:)?"
+    r"(?:kvm_tdp_mmu_spte_changed:[ \t]{1,32}as id (\d) gfn ([0-9a-f]{1,16}) level (\d)"
+    r" old_spte ([0-9a-f]{1,16}) new_spte ([0-9a-f]{1,16})\Z"
+    r"|(\w{1,128}):(?:[ \t]{1,32}(.*))?)",
+    re.ASCII | re.DOTALL,
+).match
+"""What follows ``]`` of the CPU.  Groups: time; the fields of a change; or name, payload."""
 _PERF: Final = re.compile(
     r"[ \t]{0,32}(.{0,48}?)[ \t]{1,8}(\d{1,10})" + _AFTER_PID, re.ASCII | re.DOTALL
 )
