@@ -3,39 +3,160 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
 import click
 
 from septum.cli.options import format_option
 from septum.report.documents import dump, replay_document, replay_status
+from septum.report.replay_more import comparison_lines, history_lines
+from septum.report.replay_page import replay_page
 from septum.report.replay_text import replay_lines
-from septum.trace import replay
-from septum.trace.replay import RELEASES
+from septum.trace import ReplayResult, replay
+from septum.trace.export import exporter
+from septum.trace.replay import RELEASES, Progress, follow
+from septum.trace.watch import Watch, tree_lines
 
 __all__ = ["command"]
+
+
+class _Gfn(click.ParamType[int]):
+    """A GFN as recordings print it: hexadecimal, with or without 0x."""
+
+    name = "gfn"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        try:
+            return int(str(value), 16)
+        except ValueError:
+            self.fail(f"{value!r} is no GFN: hexadecimal, as in the recording", param, ctx)
 
 
 @click.command("replay")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @click.option(
-    "--kernel",
-    type=click.Choice(list(RELEASES)),
-    help="Event formats, if the file misleads.",
+    "--kernel", type=click.Choice(list(RELEASES)), help="Event formats, if the file misleads."
 )
+@click.option("--gfn", type=_Gfn(), help="Show all changes that touch this GFN (hexadecimal).")
+@click.option("--at", "at", metavar="TIME|LINE", help="Stop there and show the trees.")
+@click.option("--against", metavar="FILE", help="Compare one FILE with this recording.")
+@click.option("--html", type=click.Path(path_type=Path), help="Also write a page with plots.")
+@click.option(
+    "--export", type=click.Path(path_type=Path), help="Also write the changes: .parquet or .csv."
+)
+@click.option("--jobs", type=click.IntRange(min=1), default=1, help="Recordings at once.")
 @format_option()
 @click.pass_context
-def command(ctx: click.Context, /, files: tuple[str, ...], kernel: str | None, form: str) -> None:
+def command(
+    ctx: click.Context,
+    /,
+    files: tuple[str, ...],
+    kernel: str | None,
+    gfn: int | None,
+    at: str | None,
+    against: str | None,
+    html: Path | None,
+    export: Path | None,
+    jobs: int,
+    form: str,
+) -> None:
     """Fold the events of ftrace recordings onto page tables and judge them.
 
     FILE is tracefs text, trace-cmd report text, perf script text or a trace.dat, plain or
     compressed; - is stdin.  Exit status 1: a finding; 3: none, but a file is cut or
     damaged; 2: no recording; else 0.
     """
-    results = [replay(file, kernel=kernel) for file in files]
-    for result in results:
-        if result.cut is not None:
-            click.echo(f"septum: {result.file}: {result.cut}; replayed up to there", err=True)
-    if form == "json":
+    one_file = gfn is not None or at is not None or against is not None or export is not None
+    if one_file and len(files) != 1:
+        raise click.UsageError("--gfn, --at, --against and --export take one FILE")
+    if gfn is not None or at is not None:
+        _look(files[0], kernel, gfn, at)
+        return
+    results = _exported(files[0], kernel, export) if export else _results(files, kernel, jobs)
+    _tell_cuts(results)
+    if html is not None:
+        html.write_text(replay_page(results), encoding="utf-8")
+    if against is not None:
+        other = replay(against, kernel=kernel)
+        click.echo("\n".join(comparison_lines(results[0], other)))
+    elif form == "json":
         click.echo(dump(replay_document(results)), nl=False)
     else:
         click.echo("\n\n".join("\n".join(replay_lines(result)) for result in results))
     ctx.exit(replay_status(results))
+
+
+def _results(files: Sequence[str], kernel: str | None, jobs: int) -> list[ReplayResult]:
+    if jobs == 1 or len(files) == 1:
+        return [replay(file, kernel=kernel, progress=_progress(file)) for file in files]
+    with ProcessPoolExecutor(min(jobs, len(files))) as pool:
+        return list(pool.map(_one, files, [kernel] * len(files)))
+
+
+def _one(file: str, kernel: str | None) -> ReplayResult:
+    return replay(file, kernel=kernel)
+
+
+def _exported(file: str, kernel: str | None, export: Path) -> list[ReplayResult]:
+    with ExitStack() as stack:
+        sink = stack.enter_context(exporter(export))
+        run = follow(file, kernel=kernel, watch=Watch(sink=sink), progress=_progress(file))
+    return [run.result]
+
+
+def _look(file: str, kernel: str | None, gfn: int | None, at: str | None) -> None:
+    """The history of a GFN, or the trees at a moment."""
+    watch = Watch(gfn=gfn)
+    if at is not None:
+        watch.line, watch.time = _moment(at)
+    run = follow(file, kernel=kernel, watch=watch, progress=_progress(file))
+    if gfn is not None and at is None:
+        click.echo("\n".join(history_lines(watch.history, watch.more, run.result, gfn)))
+        return
+    click.echo(f"after line {run.result.lines}, time {run.result.last_time:.6f}")
+    click.echo("\n".join(tree_lines(run.tables, gfn)) or "no table is known")
+
+
+def _moment(text: str) -> tuple[int | None, float | None]:
+    """A line number, or a time: a number with a point."""
+    try:
+        return (None, float(text)) if "." in text else (int(text), None)
+    except ValueError:
+        raise click.UsageError(
+            f"--at {text!r}: a line number, or a time stamp with its point, e.g. 12.345678"
+        ) from None
+
+
+def _tell_cuts(results: Sequence[ReplayResult]) -> None:
+    for result in results:
+        if result.cut is not None:
+            click.echo(f"septum: {result.file}: {result.cut}; replayed up to there", err=True)
+
+
+def _progress(file: str) -> Progress | None:
+    """How far, and how long still, on stderr if someone looks at it."""
+    if file == "-" or not sys.stderr.isatty():
+        return None
+    try:
+        size = Path(file).stat().st_size
+    except OSError:
+        return None
+    begin, last = time.monotonic(), 0.0
+
+    def tell(taken: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < 0.5 or not size or not taken:
+            return
+        last = now
+        left = (now - begin) * (size - taken) / taken
+        click.echo(f"\r{file}: {100 * taken // size} %, {left:.0f} s left ", nl=False, err=True)
+
+    return tell

@@ -29,6 +29,7 @@ def replay_lines(result: ReplayResult) -> list[str]:
         *_wrap(result.file, ""),
         *_summary(result),
         *_events(result),
+        *_happened(result),
         *_tables(result),
         *_leafs_over_time(result),
         *_unreadable(result),
@@ -72,6 +73,16 @@ def _events(result: ReplayResult) -> Iterator[str]:
     yield "Events"
     for name, count in sorted(result.events.items(), key=lambda item: (-item[1], item[0])):
         yield f"  {name[:60]:<60} {count:>12}"
+
+
+def _happened(result: ReplayResult) -> Iterator[str]:
+    if "kvm_tdp_mmu_spte_changed" not in result.events:
+        return
+    yield ""
+    yield "What happened"
+    for heading, counts in result.summary.items():
+        for what, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+            yield f"  {f'{heading}: {what}'[:60]:<60} {count:>12}"
 
 
 def _tables(result: ReplayResult) -> Iterator[str]:

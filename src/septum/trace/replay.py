@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from struct import Struct, error
 from typing import BinaryIO, Final
@@ -33,6 +34,7 @@ from septum.trace.probes import SEAMCALL_DONE, SEAMCALL_ENTER, parse_probe
 from septum.trace.result import ReplayResult, Sample, Unreadable
 from septum.trace.rules import ORDER_FREE, Where, finding_at
 from septum.trace.source import MAX_LINE, Lines, TraceInputError, open_trace
+from septum.trace.stats import Stats
 from septum.trace.text import (
     BufferStarted,
     Header,
@@ -43,8 +45,11 @@ from septum.trace.text import (
     task_name,
 )
 from septum.trace.unobservable import unobservable
+from septum.trace.watch import Watch
 
-__all__ = ["RELEASES", "Replay", "replay"]
+__all__ = ["RELEASES", "Progress", "Replay", "follow", "replay"]
+
+Progress = Callable[[int], None]
 
 RELEASES: Final = {name: name for name in KERNELS} | {"7.2": "7.3"}
 """Releases whose source was checked, and their family.  7.2.13 differs from 7.3.4 in no
@@ -66,8 +71,12 @@ _VCPU_ACTIVITY: Final = frozenset(
 class Replay:
     """One recording.  Feed lines, then `finish`."""
 
-    def __init__(self, name: str, kernel: str | None = None) -> None:
+    def __init__(self, name: str, kernel: str | None = None, watch: Watch | None = None) -> None:
         self.result = ReplayResult(name)
+        self.stats = Stats()
+        self.watch = watch
+        self.stopped = False
+        """The moment that ``watch`` asked for is over: the rest is not read."""
         self.tables = ShadowTables()
         self.judge = Judge(self.tables)
         self.mirrors = Mirrors()
@@ -100,8 +109,11 @@ class Replay:
 
     def feed(self, lines: list[str]) -> None:
         """The next lines, without their line ends."""
-        result, writers = self.result, self._writers
+        result, writers, watch = self.result, self._writers, self.watch
         for line in lines:
+            if watch is not None and watch.reached(result.lines, self._latest):
+                self.stopped = True
+                return
             result.lines += 1
             end = line.find("]") + 1
             who = writers.get(line[:end])
@@ -235,6 +247,9 @@ class Replay:
         decoders = {number: decoder(event) for number, event in dat.formats.items()}
         events, tasks = result.events, dat.tasks
         for time, cpu, missed, number, page, offset in dat.events():
+            if self.watch is not None and self.watch.reached(result.lines, self._latest):
+                self.stopped = True
+                return
             if missed:
                 result.lines += 1
                 result.lost_events += max(missed, 0)
@@ -338,6 +353,9 @@ class Replay:
             self.judge.spte_changed(at, event)
             if self.mirrors.watching:
                 self.mirrors.changed(at, event)
+        self.stats.changed(at, event)
+        if self.watch is not None:
+            self.watch.changed(at, event)
         leafs, peak, level = self.tables.leafs, self._peak, event.level
         if 1 <= level <= 3:
             if leafs[level] > peak[level]:
@@ -364,6 +382,7 @@ class Replay:
         elif isinstance(event, PrepareZapPage):
             self.judge.removals.prepare_zap(at, event)
         self.judge.other(at, event)
+        self.stats.other(at, event)
         if self.mirrors.seen and not isinstance(event, PrepareZapPage):
             self.mirrors.other(at.pid)
 
@@ -407,13 +426,22 @@ class Replay:
 
     def _sample(self, time: float) -> None:
         """Keep at most MAX_SAMPLES: when full, drop every second and halve the rate."""
-        result, leafs = self.result, self.tables.leafs
-        now = (leafs[1], leafs[2], leafs[3])
-        result.samples.append(Sample(result.lines, time, now, self.tables.live))
+        result, heat = self.result, self.result.heat
+        result.samples.append(self._state(time))
+        heat.append(self.stats.take_heat())
         if len(result.samples) >= MAX_SAMPLES:
-            del result.samples[1::2]
+            for index in range(1, len(heat), 2):  # its changes belong to the next one kept
+                into = heat[index + 1] if index + 1 < len(heat) else self.stats.heat
+                for region, count in heat[index].items():
+                    into[region] = into.get(region, 0) + count
+            del result.samples[1::2], heat[1::2]
             self._stride *= 2
         self._until_sample = self._stride - 1
+
+    def _state(self, time: float) -> Sample:
+        leafs, stats = self.tables.leafs, self.stats
+        now = (leafs[1], leafs[2], leafs[3])
+        return Sample(self.result.lines, time, now, self.tables.live, stats.faults, stats.zaps)
 
     # ----------------------------------------------------------------------- end
 
@@ -477,11 +505,13 @@ class Replay:
 
     def _totals(self) -> None:
         result, shadow = self.result, self.tables
+        result.summary = self.stats.summary(result.events)
         result.leafs = (shadow.leafs[1], shadow.leafs[2], shadow.leafs[3])
         result.peak = (self._peak[1], self._peak[2], self._peak[3])
         if result.samples:
             result.first_time, result.last_time = result.samples[0].time, self._latest
-            result.samples.append(Sample(result.lines, self._latest, result.leafs, shadow.live))
+            result.samples.append(self._state(self._latest))
+            result.heat.append(self.stats.take_heat())
         result.format = shadow.format.name if shadow.format is not None else None
         tables = result.tables
         tables.linked, tables.removed, tables.unseen = shadow.linked, shadow.removed, shadow.unseen
@@ -516,28 +546,49 @@ class Replay:
 
 
 def replay(
-    source: str | Path | BinaryIO, *, kernel: str | None = None, name: str | None = None
+    source: str | Path | BinaryIO,
+    *,
+    kernel: str | None = None,
+    name: str | None = None,
+    progress: Progress | None = None,
 ) -> ReplayResult:
     """Replay a recording: a path, ``-`` for stdin, or a binary stream.
 
     ``kernel`` is one of `RELEASES` and overrides what the recording shows.  Raises
-    `TraceInputError` if the input cannot be read at all.
+    `TraceInputError` if the input cannot be read at all.  ``progress`` is called now and
+    then with the bytes read.
     """
+    return follow(source, kernel=kernel, name=name, progress=progress).result
+
+
+def follow(
+    source: str | Path | BinaryIO,
+    *,
+    kernel: str | None = None,
+    name: str | None = None,
+    watch: Watch | None = None,
+    progress: Progress | None = None,
+) -> Replay:
+    """`replay`, and the whole state at its end: tables, history, statistics."""
     if kernel is not None and kernel not in RELEASES:
         raise TraceInputError(f"unknown kernel {kernel!r}; known: {', '.join(RELEASES)}")
     if isinstance(source, str | Path):
         if str(source) == "-":
-            return replay(sys.stdin.buffer, kernel=kernel, name=name or "-")
-        with open_trace(source) as stream:
-            return replay(stream, kernel=kernel, name=name or str(source))
-    run = Replay(name or getattr(source, "name", None) or "-", kernel)
+            source, name = sys.stdin.buffer, name or "-"
+        else:
+            with open_trace(source) as stream:
+                return follow(
+                    stream, kernel=kernel, name=name or str(source), watch=watch, progress=progress
+                )
+    run = Replay(name or getattr(source, "name", None) or "-", kernel, watch)
     try:
-        return _run(run, source)
+        _run(run, source, progress)
+        return run
     except TraceInputError as problem:
         raise TraceInputError(f"{run.result.file}: {problem}") from None
 
 
-def _run(run: Replay, source: BinaryIO) -> ReplayResult:
+def _run(run: Replay, source: BinaryIO, progress: Progress | None = None) -> None:
     lines = Lines(source)
     binary = lines.trace_dat()
     if binary is not None:
@@ -546,13 +597,17 @@ def _run(run: Replay, source: BinaryIO) -> ReplayResult:
         finally:
             if binary is not source:
                 binary.close()
-        return run.finish(lines)
+        run.finish(lines)
+        return
     for batch in lines:
         run.feed(batch)
-    result = run.finish(lines)
+        if progress is not None:
+            progress(lines.taken)
+        if run.stopped:
+            break
+    result = run.finish(None if run.stopped else lines)
     if not result.events and not result.headed:
         raise TraceInputError(_no_recording(result))
-    return result
 
 
 def _no_recording(result: ReplayResult) -> str:

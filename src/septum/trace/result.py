@@ -20,12 +20,15 @@ LEVEL_NAMES: Final = ("4K", "2M", "1G")
 
 
 class Sample(NamedTuple):
-    """Known present leafs per level, and table pages with roots, after a line."""
+    """Known present leafs per level, and table pages with roots, after a line; faults and
+    zaps so far."""
 
     line: int
     time: float
     leafs: tuple[int, int, int]
     tables: int
+    faults: int = 0
+    zaps: int = 0
 
 
 class Unreadable(NamedTuple):
@@ -60,6 +63,10 @@ class ReplayResult:
     leafs: tuple[int, int, int] = (0, 0, 0)
     peak: tuple[int, int, int] = (0, 0, 0)
     samples: list[Sample] = field(default_factory=list)
+    heat: list[dict[int, int]] = field(default_factory=list)
+    """Per sample, the changes since the sample before, by GFN >> 9."""
+    summary: dict[str, dict[str, int]] = field(default_factory=dict)
+    """What happened, counted: `septum.trace.stats`."""
     lost_events: int = 0
     unreadable: int = 0
     first_unreadable: list[Unreadable] = field(default_factory=list)
@@ -92,12 +99,19 @@ class ReplayResult:
                 "final": dict(zip(LEVEL_NAMES, self.leafs, strict=True)),
                 "peak": dict(zip(LEVEL_NAMES, self.peak, strict=True)),
                 "samples": [
-                    {"line": s.line, "time": s.time, "tables": s.tables}
+                    {
+                        "line": s.line,
+                        "time": s.time,
+                        "tables": s.tables,
+                        "faults": s.faults,
+                        "zaps": s.zaps,
+                    }
                     | dict(zip(LEVEL_NAMES, s.leafs, strict=True))
                     for s in self.samples
                 ],
             },
             "tables": asdict(self.tables),
+            "summary": self.summary,
             "lost_events": self.lost_events,
             "unreadable_lines": {
                 "count": self.unreadable,

@@ -47,6 +47,8 @@ class Lines:
     def __init__(self, stream: BinaryIO) -> None:
         self.stream = stream
         self.compression = "none"
+        self.taken = 0
+        """Bytes read from the stream so far, as they are in the file."""
         self.cut: str | None = None
         self.unterminated: str | None = None
         """The last line, if no line end follows it: it may be cut."""
@@ -90,10 +92,12 @@ class Lines:
 
     def _read(self) -> bytes:
         try:
-            return self.stream.read(_CHUNK)
+            data = self.stream.read(_CHUNK)
         except OSError as error:
             self.cut = f"reading stopped: {error.strerror}"
             return b""
+        self.taken += len(data)
+        return data
 
     def _decompressed(self, data: bytes, make: Callable[[], Decompressor]) -> Iterator[bytes]:
         """All members of the file.  Errors of the libraries are of different types."""
