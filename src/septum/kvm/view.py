@@ -260,7 +260,9 @@ class KvmView(KvmDirectView):
         return int(self.kvm.mn_active_invalidate_count.peek())
 
     def lps(self) -> range:
-        return range(self.kvm.module.config.lps if self.kvm.module is not None else 0)
+        if self.kvm.module is None:
+            return range(len(self.kvm.vcpus))
+        return range(self.kvm.module.config.lps)
 
     def vcpu_root(self, vcpu: int) -> str:
         """Only the vCPU's own thread changes it, and not while it is in the guest."""
