@@ -179,8 +179,9 @@ def _other(directory: Path, name: str, was: Any, now: Any) -> str:
     if isinstance(was, dict) and isinstance(now, dict):
         part = next((k for k in {**was, **now} if was.get(k) != now.get(k)), "")
         name, was, now = part or name, was.get(part), now.get(part)
+    before = f"without {name}" if was is None else f"with {name}={was}"
     return (
-        f"{directory}: begun with {name}={was}, not {now}: use the options it was begun with "
+        f"{directory}: begun {before}, not {now}: use the options it was begun with "
         f"(`septum campaign {directory}` shows the command), or another directory"
     )
 
