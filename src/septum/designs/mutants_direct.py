@@ -119,6 +119,14 @@ MUTANTS: Final = (
         ),
     ),
     Mutant(
+        "stale-root-not-seen",
+        "4.5 step 5",
+        "is_page_fault_stale() does not look at the root",
+        "direct-fast-zap-fault",
+        "WARN:kvm_tdp_mmu_map",
+        (change("is_page_fault_stale", "if root_is_invalid(kvm, root):", "if False:"),),
+    ),
+    Mutant(
         "fast-zap-takes-mirror",
         "4.10",
         "the fast zap invalidates the mirror root as well",

@@ -60,4 +60,3 @@ def destroy_default_vm(kvm: Kvm) -> None:
     for vcpu in kvm.vcpus:
         kvm.fn.kvm_mmu_destroy(vcpu)
     kvm.fn.kvm_mmu_uninit_tdp_mmu(kvm)
-    kvm.m.emit("mmu_destroyed")

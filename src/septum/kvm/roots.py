@@ -252,6 +252,7 @@ def kvm_mmu_uninit_tdp_mmu(kvm: Kvm) -> None:
     WARN_ON(kvm.tdp_mmu_pages.read(), kvm, name, "tdp_mmu_pages is not 0")
     WARN_ON(kvm.tdp_mmu_roots.read(), kvm, name, "roots are left")
     kvm.rcu.barrier()
+    kvm.m.emit("mmu_destroyed")
 
 
 FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {

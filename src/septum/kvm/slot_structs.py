@@ -101,7 +101,7 @@ class SlotArch:
         return word
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class KvmMemorySlot:
     """``struct kvm_memory_slot``.  ``userspace_addr`` counts pages; ``pgoff`` is the index
     of the first page in the guest_memfd file."""
@@ -114,6 +114,12 @@ class KvmMemorySlot:
     pgoff: int = 0
     as_id: int = 0
     arch: SlotArch = field(compare=False, kw_only=True)
+
+    def __repr__(self) -> str:
+        marks = "".join(
+            f" {mark}" for mark, on in (("invalid", self.invalid), ("logged", self.logged)) if on
+        )
+        return f"{self.name} {self.base_gfn:x}+{self.npages:x}{marks}"
 
     @property
     def name(self) -> str:

@@ -260,6 +260,8 @@ def kvm_tdp_mmu_map(vcpu: Vcpu, fault: KvmPageFault) -> int:
     kvm = vcpu.kvm
     m = kvm.m
     root = tdp_mmu_get_root_for_fault(vcpu, fault)
+    # Written under mmu_lock held for write.
+    WARN_ON(root.invalid.peek(), kvm, "kvm_tdp_mmu_map", "an invalid root")
     kvm.fn.kvm_mmu_hugepage_adjust(vcpu, fault)
     kvm.trace(
         "kvm_mmu_spte_requested",

@@ -9,7 +9,7 @@ and the kernel's own lockdep assertions.
 Exact forms are those of design.md, section "Judging": I3, I6 and I8 to I12 at the
 acting event, I1 per entry at the event that unfreezes or publishes it under the shared
 lock, and everything of facts 7(b) in the settled state (every task finished, RCU
-callbacks run).  A bugged VM silences only later reports of I1, I2, I4 and I14.
+callbacks run).  A bugged VM silences only later reports of I1, I2, I4, I14 and I20.
 """
 
 from __future__ import annotations
