@@ -65,6 +65,7 @@ MUTANTS: Final = (
                 "make_small_spte(kvm, huge_spte, level - 1, 0)",
             ),
         ),
+        executions=100,
     ),
     Mutant(
         "split-grants-write",

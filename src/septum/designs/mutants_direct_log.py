@@ -154,7 +154,7 @@ MUTANTS: Final = (
         "split-spare-leaked",
         "4.15",
         "the spare table of the split loop is not freed",
-        "log-enable-write",
+        "log-enable-split",
         "I6",
         (
             change(
@@ -199,8 +199,8 @@ MUTANTS: Final = (
         "nx-removed-stays-listed",
         "4.4 step 1",
         "a removed table stays on the list of possible NX huge pages",
-        "nx-recover-split",
-        "WARN:kvm_recover_nx_huge_pages",
+        "nx-list-zap",
+        "I15",
         (
             change(
                 "tdp_mmu_unlink_sp", "        kvm.fn.untrack_possible_nx_huge_page(kvm, sp)\n", ""
@@ -211,7 +211,7 @@ MUTANTS: Final = (
         "nx-listed-after-unlink",
         "4.5 step 3g",
         "a table is listed although another thread has unlinked it",
-        "nx-recover-split",
+        "nx-list-zap",
         "I15",
         (
             change(
