@@ -133,7 +133,7 @@ COUNTS: list[tuple[Make, dict[int, int]]] = [
     (ring, {2: 3, 3: 7, 5: 31, 7: 127}),
     (critical_sections, {2: 2, 4: 24, 5: 120}),
     (two_locks, {2: 4, 3: 36}),
-    (ticket_lock, {2: 2}),
+    (ticket_lock, {2: 2, 3: 6, 4: 24}),
     (producers, {2: 1, 5: 1}),
     (barrier, {2: 2, 3: 6, 4: 24}),
 ]

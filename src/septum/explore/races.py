@@ -90,6 +90,8 @@ class Analysis:
         if found:
             if races is not None:
                 _races(races, clocks, self.steps, i, clock, found, acquires, locks)
+                if step.could:
+                    self._earlier_waits(races, step, i, clock)
             for j in found:
                 for t, n in enumerate(clocks[j]):
                     if n > clock[t]:
@@ -109,6 +111,23 @@ class Analysis:
             if kind in _CHANGES:
                 self._changes.setdefault(name, []).append(i)
         self._undo.append(undo)
+
+    def _earlier_waits(
+        self, races: list[tuple[int, int]], step: Step, i: int, clock: list[int]
+    ) -> None:
+        """A wait may have been over at an earlier time, with other changes in between."""
+        known = set(races)
+        for name, kind in step.acc:
+            if kind == WAIT:
+                for j in self._changes.get(name, ()):
+                    other = self.steps[j]
+                    if (
+                        other.at in (step.could or ())
+                        and other.task != step.task
+                        and clock[other.task] <= other.number
+                        and (j, i) not in known
+                    ):
+                        races.append((j, i))
 
     def _related(self, step: Step) -> tuple[dict[int, int], bool]:
         """Earlier steps of other tasks that do not commute with ``step``, and how; and
@@ -136,7 +155,10 @@ class Analysis:
                 if kind == AWAIT:
                     related = self._await_relation(step, j)
                 elif kind == WAIT:
-                    related = RACE if steps[j].at > step.off else ENABLE
+                    if step.could is not None:
+                        related = RACE if steps[j].at in step.could else ENABLE
+                    else:
+                        related = RACE if steps[j].at > step.off else ENABLE
                 # What enabled the step cannot be reversed, whatever else they share.
                 if related > found.get(j, 0):
                     found[j] = related

@@ -44,6 +44,7 @@ class Step:
         "acc",
         "at",
         "choices",
+        "could",
         "cuts",
         "end",
         "number",
@@ -62,6 +63,7 @@ class Step:
         self.acc: list[Access] = event.acc
         self.since = event.since
         self.off = event.off
+        self.could = event.could
         self.choices: tuple[tuple[int, int], ...] = ()
         self.cuts: tuple[int, ...] = ()
         self._foot: Footprint | None = None
@@ -123,8 +125,11 @@ def steps_of(events: Sequence[Event], before: Sequence[Step] = ()) -> list[Step]
 
 
 def pending_step(event: Event, number: int) -> Step | None:
-    """A blocked lock acquisition as a step, so that its races are seen; else None."""
-    if event.op == "read_lock":
+    """A blocked lock acquisition, or wait for a word's value, as a step, so that its races
+    are seen; else None."""
+    if event.could is not None:
+        kind = WAIT
+    elif event.op == "read_lock":
         kind = SHARED
     elif event.op in ("write_lock", "lock"):
         kind = EXCL

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from greenlet import getcurrent, greenlet
 
 from septum.machine.buffers import MEMORY_MODELS, StoreBuffers
-from septum.machine.dependency import AWAIT, Access, Footprint, clash, footprint
+from septum.machine.dependency import ADD, AWAIT, WRITE, Access, Footprint, clash, footprint
 from septum.machine.events import (
     CONTINUE,
     DEFAULT_LIMITS,
@@ -503,8 +503,21 @@ class Machine:
             if not task.done and not idle:
                 event = Event(task.id, task.count, task.op, task.obj)
                 event.off = task.off
+                if task.wait is not None:
+                    event.could = self.could_go_on(*task.wait)
                 pending.append(event)
         return pending
+
+    def could_go_on(self, word: Cell, done: Callable[[Any], bool]) -> frozenset[int]:
+        """Positions of the changes of ``word`` without which (and what depends on them)
+        ``done`` would hold."""
+        return frozenset(
+            at
+            for at, e in enumerate(self.log)
+            if e.obj == word.name
+            and any(n == word.name and kind in (WRITE, ADD) for n, kind in e.acc)
+            and done(word.v - (e.left - e.seen) if e.op == "add" else e.seen)
+        )
 
     # --- scheduling ---------------------------------------------------------------
 

@@ -56,13 +56,16 @@ class Event:
     ``acc`` is the footprint; ``seen``/``left`` the value before and after (words only);
     ``choice``/``options`` are set for choices; ``since`` maps an awaited object to the
     log position of the failed read; ``off`` is the last position at which the task was
-    seen disabled while it waited for this event (-1: never); ``enabled`` the tasks that
+    seen disabled while it waited for this event (-1: never); ``could`` the log positions of the
+    changes of a word, of a wait for its value: without that change
+    it could have gone on; ``enabled`` the tasks that
     could have run (empty for choices).
     """
 
     __slots__ = (
         "acc",
         "choice",
+        "could",
         "enabled",
         "index",
         "label",
@@ -90,6 +93,7 @@ class Event:
         self.options: tuple[Any, ...] = ()
         self.since: dict[str, int] | None = None
         self.off = -1
+        self.could: frozenset[int] | None = None
         self.enabled: tuple[int, ...] = ()
         self.label = ""
         self.where: tuple[str, str, int] | None = None

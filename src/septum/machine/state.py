@@ -90,6 +90,7 @@ class Task:
         "retries",
         "since",
         "started",
+        "wait",
     )
 
     def __init__(self, tid: int, name: str, body: Callable[[], None] | None) -> None:
@@ -111,4 +112,5 @@ class Task:
         self.blame: dict[Cell, int] = {}
         self.since: dict[str, int] | None = None
         self.retries = 0
+        self.wait: tuple[Cell, Callable[[Any], bool]] | None = None
         self.arena: dict[str, int] = {}

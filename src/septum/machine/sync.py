@@ -321,7 +321,11 @@ def wait_until(word: Word, done: Callable[[Any], bool], why: str) -> None:
     m = word.m
     if m.interleaving:
         m.smp_mb()  # the IPI has drained the buffer already, as a rule
-        m.point(why, word.name, lambda: done(word.v))
+        task = m.current
+        task.wait = (word, done)
+        event = m.point(why, word.name, lambda: done(word.v))
+        task.wait = None
+        event.could = m.could_go_on(word, done)
     elif not done(word.v) and not m.dead:
         m.report("STUCK", f"{why}: {word.name} waits with nobody to change it")
         raise Halt

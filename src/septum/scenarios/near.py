@@ -65,6 +65,8 @@ class _After(MachineProgram):
 def _shift(event: Event, cut: int) -> None:
     """Log positions count from the end of what was kept."""
     event.off = max(event.off - cut, -1)
+    if event.could is not None:
+        event.could = frozenset(at - cut for at in event.could if at >= cut)
     if event.since is not None:
         event.since = {obj: max(at - cut, -1) for obj, at in event.since.items()}
 
