@@ -133,6 +133,14 @@ class View(DirectView, Protocol):
         """The name of the direct root that a vCPU (its TDVPR's HPA) has loaded, or empty."""
         ...
 
+    def vcpu_epoch(self, vcpu: int) -> int:
+        """The TLB epoch in which a vCPU (its TDVPR's HPA) entered the guest."""
+        ...
+
+    def block_epoch(self, pfn: int) -> int:
+        """The TLB epoch in which a private page was blocked (BEPOCH)."""
+        ...
+
     def sept_entries(self) -> list[tuple[int, int, int]]:
         """Every non-FREE S-EPT entry: KVM level, GFN, raw value."""
         ...
@@ -263,6 +271,12 @@ class KvmView(KvmDirectView):
         if self.kvm.module is None:
             return range(len(self.kvm.vcpus))
         return range(self.kvm.module.config.lps)
+
+    def vcpu_epoch(self, vcpu: int) -> int:
+        return int(self.kvm.module.vcpu(vcpu).epoch.peek())
+
+    def block_epoch(self, pfn: int) -> int:
+        return int(self.kvm.module.pamt.leaf(pfn << PAGE_SHIFT).bepoch.peek())
 
     def vcpu_root(self, vcpu: int) -> str:
         """Only the vCPU's own thread changes it, and not while it is in the guest."""

@@ -2,9 +2,10 @@
 """Cached translations: I7.
 
 A CPU may have cached a translation if it could walk it at some time since its last flush
-while a vCPU ran there in the guest.  What it walks is the S-EPT (leafs in state MAPPED) and
-the direct root that the vCPU has loaded.  Nothing here looks at what the guest did access:
-CPUs walk speculatively.
+while a vCPU ran there in the guest.  Nothing here looks at what the guest did access: CPUs
+walk speculatively.  Shared translations are followed walk by walk, in the direct root that
+the vCPU has loaded.  For private ones the TDX Module's epochs say the same: a vCPU that
+entered in the epoch of the BLOCK, or before, may have the page cached.
 """
 
 from __future__ import annotations
@@ -18,10 +19,8 @@ from septum.tdx import sept
 
 __all__ = ["NoStaleTranslation"]
 
-PRIVATE = "S-EPT"
-
 Translation = tuple[str, int, int, int]
-"""(root's name or `PRIVATE`, GFN, level, PFN); a private one is known by its PFN alone."""
+"""(name of the direct root, GFN, level, PFN)."""
 
 
 class NoStaleTranslation(Monitor):
@@ -57,7 +56,6 @@ class NoStaleTranslation(Monitor):
             if not entry.table.is_mirror and self._is_leaf(entry.value, entry.level):
                 pfn = spte_to_pfn(entry.value)
                 known.append((entry.table.root, entry.gfn, entry.level, pfn))
-        known += [self._private(raw) for _, _, raw in self.view.sept_entries() if _mapped(raw)]
         for translation in known:
             self._live(translation).set(True)
         for cached in self.cached.values():
@@ -68,10 +66,6 @@ class NoStaleTranslation(Monitor):
     @staticmethod
     def _is_leaf(value: int, level: int) -> bool:
         return is_shadow_present_pte(value) and is_last_spte(value, level)
-
-    @staticmethod
-    def _private(raw: int) -> Translation:
-        return (PRIVATE, 0, 1, sept.hpa_of(raw) >> PAGE_SHIFT)
 
     def _live(self, translation: Translation) -> Cell:
         cell = self.live.get(translation)
@@ -87,8 +81,7 @@ class NoStaleTranslation(Monitor):
         return cell
 
     def _walkable(self, vcpu: int, translation: Translation) -> bool:
-        root = translation[0]
-        return root == PRIVATE or root == self.view.vcpu_root(vcpu)
+        return translation[0] == self.view.vcpu_root(vcpu)
 
     def _appears(self, translation: Translation) -> None:
         self._live(translation).poke(True)
@@ -118,13 +111,18 @@ class NoStaleTranslation(Monitor):
             self._appears((table.root, gfn, level, new))
 
     def on_sept(self, tdr: int, table_hpa: int, index: int, old: int, new: int) -> None:
-        was, now = _mapped(old), _mapped(new)
-        if was and not now:
-            self._disappears(self._private(old))
-        elif now and not was:
-            self._appears(self._private(new))
-        if sept.state_of(new) == sept.State.FREE and sept.is_leaf(old):
-            self._hand_over(frozenset({self._private(old)}))
+        """PAGE.REMOVE hands a private page over."""
+        if sept.state_of(new) != sept.State.FREE or not sept.is_leaf(old):
+            return
+        pfn = sept.hpa_of(old) >> PAGE_SHIFT
+        blocked_in = self.view.block_epoch(pfn)
+        for lp, guest in self.guest.items():
+            vcpu = guest.peek()
+            if vcpu is not None and self.view.vcpu_epoch(vcpu) <= blocked_in:
+                self.report(
+                    f"private page {pfn:x} is given up while the vCPU on CPU {lp} is in the guest "
+                    "since before it was blocked"
+                )
 
     # --- who may have it ------------------------------------------------------------------
 
@@ -138,8 +136,7 @@ class NoStaleTranslation(Monitor):
         self.cached[lp].poke(frozenset())
 
     def on_tlb_flush_shared(self, lp: int) -> None:
-        cached = self.cached[lp]
-        cached.poke(frozenset(t for t in cached.v if t[0] == PRIVATE))
+        self.cached[lp].poke(frozenset())
 
     # --- judging ----------------------------------------------------------------------------
 
@@ -176,12 +173,6 @@ class NoStaleTranslation(Monitor):
             self.report(f"the guest on vCPU {vcpu} uses page {pfn:x}, which the host has back")
 
 
-def _mapped(raw: int) -> bool:
-    return sept.state_of(raw) == sept.State.MAPPED
-
-
 def _text(translation: Translation) -> str:
     root, gfn, _, pfn = translation
-    if root == PRIVATE:
-        return f"private page {pfn:x}"
     return f"gfn {gfn:x} to page {pfn:x} of the direct root {root}"
