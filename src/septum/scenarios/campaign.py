@@ -105,7 +105,8 @@ class Campaign:
     def save(self, n: int, row: Row, frontier: Frontier) -> None:
         """One unit more of a row."""
         found = frontier.found
-        told = f"{len(frontier.tasks)}"
+        left = len(frontier.tasks)
+        told = f"{left} branch{'es' * (left != 1)} left"
         self._write(row, "running", found.executions, found.seconds, None, told, frontier)
 
     def finish(self, n: int, row: Row, result: CheckResult) -> None:
