@@ -98,8 +98,8 @@ MUTANTS: Final = (
             change(_ENTER, _MODE + _UNLOCK, _UNLOCK),
             change(
                 _ENTER,
-                "    exit_fastpath = fn.tdx_vcpu_run(vcpu)\n",
-                _MODE + "    exit_fastpath = fn.tdx_vcpu_run(vcpu)\n",
+                "    exit_fastpath = fn.vt_vcpu_run(vcpu)\n",
+                _MODE + "    exit_fastpath = fn.vt_vcpu_run(vcpu)\n",
             ),
             change(
                 _ENTER,
