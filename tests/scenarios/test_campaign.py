@@ -24,7 +24,7 @@ from septum.scenarios.crew import Crew, ProcessCrew
 from septum.scenarios.result import CheckResult
 from septum.scenarios.rows import make
 
-ROWS = [("v7.3", "fault-fault"), ("feb06", "install-accept"), ("v7.3", "split-tripwire")]
+ROWS = [("v7.3", "fault-neighbours"), ("v7.3", "fault-punch"), ("v7.3", "split-tripwire")]
 OPTIONS = Options()
 FACTS = {"options": asdict(OPTIONS), "params": {}, "force": False}
 
