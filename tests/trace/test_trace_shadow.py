@@ -234,3 +234,38 @@ def test_roles_by_version() -> None:
     old = decode_role(KERNELS["6.1"], 4 | 1 << 7 | 0x7 << 8 | 1 << 12 | 1 << 13)
     assert (old["access"], old["invalid"], old["efer_nx"]) == (7, 0, 1)
     assert KERNELS["6.12"].access_strings[old["access"]] == "wux"
+
+
+def siblings(own: int, *theirs: tuple[int, bool]) -> list[int]:
+    """Entry 5 of a table that claims a line with old value EMPTY or a leaf, and of its
+    siblings (value, dying); what they hold afterwards."""
+    shadow = ShadowTables(empty=EMPTY)
+    tables = [shadow.add_unseen(0, 0, 1) for _ in range(1 + len(theirs))]
+    for one, (value, dying) in zip(tables, ((own, False), *theirs), strict=True):
+        one.default, one.dying, one.entries[5] = EMPTY, dying, value
+    shadow.claim(tables[0], 5, leaf(0x99))
+    return [one.value(5) for one in tables]
+
+
+def test_a_claimed_line_takes_the_sibling_that_fits_exactly() -> None:
+    """Two roots with the same page: D was dropped in one of them (6.1 refault).  The own
+    value explains the line too, but the sibling needs it later."""
+    dropped = leaf(0x99, 0xE27)
+    assert siblings(dropped, (leaf(0x99), False)) == [leaf(0x99), dropped]
+    assert siblings(leaf(0x99), (leaf(0x99), False)) == [leaf(0x99), leaf(0x99)]
+
+
+def test_a_claim_prefers_living_siblings_and_leaves_frozen_ones() -> None:
+    """Found in a recording of two VMs on 6.1: a table that was swept already holds only
+    frozen values, which 6.1 may follow by empty."""
+    other = leaf(0x77)
+    assert siblings(other, (leaf(0x99), True), (leaf(0x99), False)) == [
+        *(leaf(0x99), leaf(0x99), other)
+    ]
+    shadow = ShadowTables(empty=0)
+    one, swept, fresh = (shadow.add_unseen(0, 0, 3) for _ in range(3))
+    for table_, value in ((one, table(0x21)), (swept, 0x5A0), (fresh, 0)):
+        table_.default, table_.entries[0] = 0, value
+    swept.dying = True
+    shadow.claim(one, 0, 0)
+    assert [t.value(0) for t in (one, swept, fresh)] == [0, 0x5A0, table(0x21)]

@@ -278,13 +278,29 @@ class ShadowTables:
         """A line is known to belong to ``table``.  If its old value fits a sibling only,
         the two were mixed up at this index: exchange them."""
         value, level = table.value(index), table.level
-        if self.expects(value, old, level, split=index not in table.entries):
+        if value == old:
             return
+        fits = self.expects(value, old, level, split=index not in table.entries)
+        best: Table | None = None
+        best_rank = 99
         for other in self.groups.get(self.key(table.as_id, table.base, level), ()):
             theirs = other.value(index)
-            if other is not table and theirs != UNKNOWN and self.expects(theirs, old, level):
-                table.entries[index], other.entries[index] = theirs, value
-                return
+            if other is table or theirs == UNKNOWN:
+                continue
+            # A sibling with exactly this value is the better guess, even if bits that
+            # change without a line explain the own one: the sibling may need them too.
+            if theirs == old:
+                rank = 0
+            elif not fits and theirs not in FROZEN_VALUES and self.expects(theirs, old, level):
+                rank = 2
+            else:
+                continue
+            rank += other.dying
+            if rank < best_rank:
+                best, best_rank = other, rank
+        if best is not None:
+            theirs = best.value(index)
+            table.entries[index], best.entries[index] = theirs, value
 
     def add_unseen(self, as_id: int, gfn: int, level: int) -> Table:
         """A table that no line linked."""

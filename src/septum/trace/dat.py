@@ -18,7 +18,9 @@ from struct import Struct, error
 from typing import BinaryIO, Final
 
 from septum.trace.codecs import TraceInputError, inflate
+from septum.trace.fields import RAW
 from septum.trace.formats import EventFormat, parse_format
+from septum.trace.probes import SEAMCALL_DONE, SEAMCALL_ENTER
 from septum.trace.ring import PageLayout, RawEvent, page_events
 
 __all__ = ["TRACE_DAT_MAGIC", "TraceDat"]
@@ -41,6 +43,7 @@ _MAX_OFFSET: Final = 1 << 62
 _MAX_SECTION: Final = 1 << 28
 """Far above any real section; a larger size is damage."""
 _MAX_NAME: Final = 1 << 12
+_WANTED: Final = RAW.keys() | SEAMCALL_ENTER | SEAMCALL_DONE
 _NOT_NS: Final = ("counter", "uptime", "x86-tsc")
 
 _u16 = Struct("<H")
@@ -53,6 +56,13 @@ _cpu_entry = Struct("<IQQ")
 
 class _Cut(Exception):
     """The file ends where more is expected."""
+
+
+def _named(text: str, name: str) -> EventFormat | None:
+    """A format of which only the name is used."""
+    number = text.find("ID: ")
+    digits = text[number + 4 : text.find("\n", number)]
+    return EventFormat(name, int(digits)) if number > 0 and digits.isdecimal() else None
 
 
 @dataclass(slots=True)
@@ -300,7 +310,10 @@ class TraceDat:
                 self._one_format()
 
     def _one_format(self) -> None:
-        event = parse_format(self.source.take(self.source.number(_u64)).decode("latin-1"))
+        """Only the formats that can be of use are taken apart: a file has hundreds."""
+        text = self.source.take(self.source.number(_u64)).decode("latin-1")
+        name = text[6 : text.find("\n")]
+        event = parse_format(text) if name in _WANTED else _named(text, name)
         if event is not None:
             self.formats[event.id] = event
 

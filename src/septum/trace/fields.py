@@ -14,6 +14,7 @@ from typing import Any, Final
 from septum.kvm.versions import KERNELS, KernelVersion, decode_role
 from septum.trace.events import (
     Event,
+    FastPageFault,
     GetPage,
     PageFault,
     PrepareZapPage,
@@ -21,6 +22,7 @@ from septum.trace.events import (
     SplitHugePage,
     SpteChanged,
     SpteRequested,
+    UnmapHvaRange,
     ZapAllFast,
 )
 from septum.trace.formats import EventFormat
@@ -65,6 +67,11 @@ def _set_spte(gfn: int, spte: int, level: int, sptep: int, r: int, x: int, u: in
     return SetSpte(gfn, spte, access, level, sptep)
 
 
+def _fast(vcpu: int, gva: int, code: int, old: int, new: int, ret: int) -> Event:
+    """The flags of the error code stay a number; RET_PF_FIXED is 5, SPURIOUS 6."""
+    return FastPageFault(vcpu, gva, f"{code:#x}", "", old, new, ret == 6, ret == 5)
+
+
 def _requested(gfn: int, pfn: int, level: int) -> Event:
     return SpteRequested(gfn, pfn, level, None)
 
@@ -89,6 +96,12 @@ RAW: Final[dict[str, tuple[tuple[str, ...], tuple[int, ...], Callable[..., Any]]
         SplitHugePage,
     ),
     "kvm_mmu_zap_all_fast": (("mmu_valid_gen", "mmu_used_pages"), (10, 16), ZapAllFast),
+    "kvm_unmap_hva_range": (("start", "end"), (16, 16), UnmapHvaRange),
+    "fast_page_fault": (
+        ("vcpu_id", "cr2_or_gpa", "error_code", "old_spte", "new_spte", "ret"),
+        (10, 16, 10, 16, 16, 10),
+        _fast,
+    ),
     "kvm_page_fault": (
         ("vcpu_id", "guest_rip", "fault_address", "error_code"),
         (10, 16, 16, 16),

@@ -213,9 +213,14 @@ class Judge:
         as_id, gfn, level, old, new = event
         tables = self.tables
         unseen = tables.unseen
-        index = gfn >> tables.shifts[level - 1] & (tables.size - 1)
+        shifts = tables.shifts
+        index = gfn >> shifts[level - 1] & (tables.size - 1)
         if claimed is None:
-            table = tables.find(as_id, gfn, level, old)
+            group = tables.groups.get(gfn >> shifts[level] << 16 | level << 8 | as_id)
+            # The usual case of ShadowTables.find(), without the call.
+            table = group[0] if group is not None and len(group) == 1 else None
+            if table is None or table.epoch != tables.epoch or table.entries.get(index) != old:
+                table = tables.find(as_id, gfn, level, old)
         else:
             table = claimed
             tables.claim(table, index, old)

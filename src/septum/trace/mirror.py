@@ -106,17 +106,14 @@ class Mirrors:
     def __init__(self) -> None:
         self.findings: list[Finding] = []
         self.seen = False
+        self.watching = True
+        """SEAMCALL lines were seen, or may still come: they follow a TD's first changes."""
         self.calls = 0
         self.compared = 0
         self.failed: dict[str, int] = {}
         self._tds: dict[int, Td] = {}
         self._tasks: dict[int, Task] = {}
         self._early: dict[int, tuple[Where, SpteChanged]] = {}
-
-    @property
-    def watching(self) -> bool:
-        """SEAMCALL lines were seen, or may still come: they follow a TD's first changes."""
-        return self.seen or len(self._early) < _EARLY
 
     @property
     def notes(self) -> list[str]:
@@ -136,7 +133,7 @@ class Mirrors:
     def probe(self, at: Where, name: str, fields: dict[str, int]) -> None:
         """A line of `septum record`'s probes."""
         if not self.seen:
-            self.seen = True
+            self.seen = self.watching = True
             for early in self._early.values():
                 self.changed(*early)
             self._early.clear()
@@ -196,6 +193,7 @@ class Mirrors:
         """A kvm_tdp_mmu_spte_changed line."""
         if not self.seen:
             self._early[at.pid] = (at, event)  # its calls may follow
+            self.watching = len(self._early) < _EARLY
             return
         task = self._tasks.setdefault(at.pid, Task())
         self._settle(task, event if event.new_spte in FROZEN_VALUES else None)

@@ -243,45 +243,41 @@ class Replay:
         result.lines = 1  # the report begins with the line cpus=N
         if self.version is None:
             self._version_of_release(dat.uname)
-        names = {number: event.name for number, event in dat.formats.items()}
-        decoders = {number: decoder(event) for number, event in dat.formats.items()}
-        events, tasks = result.events, dat.tasks
+        kinds = {number: (e.name, decoder(e)) for number, e in dat.formats.items()}
+        counts: dict[str, int] = {}
+        tasks, watch, last_line = dat.tasks, self.watch, self._last_line
         for time, cpu, missed, number, page, offset in dat.events():
-            if self.watch is not None and self.watch.reached(result.lines, self._latest):
+            if watch is not None and watch.reached(result.lines, self._latest):
                 self.stopped = True
-                return
+                break
             if missed:
                 result.lines += 1
                 result.lost_events += max(missed, 0)
                 self._lose(cpu)
             result.lines += 1
-            if offset + 8 > len(page):
-                self.unreadable(result.lines, "an event is cut")
+            line = result.lines
+            try:
+                (pid,) = _pid(page, offset + 4)
+                name, read = kinds[number]
+                event = None if read is None else read(page, offset)
+            except error:
+                self.unreadable(line, "an event is cut")
                 continue
-            pid = _pid(page, offset + 4)[0]
-            comm = tasks.get(pid) or "<...>"
-            at = _tuple(Where, (result.lines, seconds(time), cpu, pid, comm))
+            except KeyError:
+                self.unreadable(line, f"event type {number} has no format in the file")
+                continue
+            at = _tuple(Where, (line, seconds(time), cpu, pid, tasks.get(pid, "<...>")))
             late = self._arrive(at)
-            name = names.get(number, "")
-            events[name] = events.get(name, 0) + 1
-            read = decoders.get(number)
-            if name in PROBE_EVENTS:
-                fields = dat.formats[number].integers(page, offset)
-                self._probe(at, name, fields)
-            elif read is not None:
-                try:
-                    event = read(page, offset)
-                except error:
-                    self.unreadable(result.lines, f"{name} is cut")
-                    continue
-                if type(event) is SpteChanged:
-                    self._spte_changed(at, event, late)
-                else:
-                    self._other(at, name, event)
-            elif not name:
-                del events[name]
-                self.unreadable(result.lines, f"event type {number} has no format in the file")
-            self._last_line[cpu] = result.lines
+            counts[name] = counts.get(name, 0) + 1
+            if type(event) is SpteChanged:
+                self._spte_changed(at, event, late)
+            elif event is not None:
+                self._other(at, name, event)
+            elif name in PROBE_EVENTS:
+                self._probe(at, name, dat.formats[number].integers(page, offset))
+            last_line[cpu] = line
+        for name, count in counts.items():
+            result.events[name] = result.events.get(name, 0) + count
         if dat.cut is not None:
             result.cut = dat.cut
             result.notes.append(dat.cut)

@@ -9,10 +9,11 @@ runs on x86.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from struct import Struct, error
-from typing import Final, NamedTuple
+from typing import Final
 
 __all__ = ["PageLayout", "RawEvent", "page_events"]
 
@@ -30,15 +31,9 @@ _u32 = Struct("<I").unpack_from
 _u64 = Struct("<Q").unpack_from
 
 
-class RawEvent(NamedTuple):
-    """``missed``: events lost before this one, -1 if some and not how many, else 0."""
-
-    time: int
-    cpu: int
-    missed: int
-    type: int
-    page: bytes
-    at: int
+RawEvent = tuple[int, int, int, int, bytes, int]
+"""time, CPU, missed, event type, page, offset of the data in it.  ``missed``: events lost
+before this one, -1 if some and not how many, else 0.  A plain tuple: there are millions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +46,15 @@ class PageLayout:
     data_at: int = 16
 
 
-def page_events(page: bytes, cpu: int, layout: PageLayout) -> Iterator[RawEvent]:
+def page_events(page: bytes, cpu: int, layout: PageLayout) -> list[RawEvent]:
     """The data events of one page.  A page that is cut or damaged ends early."""
-    try:
-        yield from _events(page, cpu, layout)
-    except (error, IndexError):
-        return
+    out: list[RawEvent] = []
+    with suppress(error, IndexError):
+        _collect(page, cpu, layout, out.append)
+    return out
 
 
-def _events(page: bytes, cpu: int, layout: PageLayout) -> Iterator[RawEvent]:
+def _collect(page: bytes, cpu: int, layout: PageLayout, add: Callable[[RawEvent], None]) -> None:
     (time,) = _u64(page, 0)
     (commit,) = (_u64 if layout.commit_size == 8 else _u32)(page, layout.commit_at)
     at = layout.data_at
@@ -88,5 +83,5 @@ def _events(page: bytes, cpu: int, layout: PageLayout) -> Iterator[RawEvent]:
             time = base | delta if kind == _TYPE_TIME_STAMP else time + delta
             continue
         time += delta
-        yield RawEvent(time, cpu, missed, page[data] | page[data + 1] << 8, page, data)
+        add((time, cpu, missed, page[data] | page[data + 1] << 8, page, data))
         missed = 0
