@@ -51,3 +51,7 @@ docs: $(VENV)/.docs
 $(VENV)/.docs: $(VENV)/.venv pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	touch $@ $(VENV)/.installed
+
+.PHONY: tutorial
+tutorial: $(VENV)/.installed
+	$(BIN)/python scripts/follow_tutorial.py

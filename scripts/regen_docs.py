@@ -12,7 +12,9 @@ The comment holds a shell command; `septum` in it is this tree.  Its stdout repl
 fenced text (stderr too after ``2>&1``).  ``<!-- output from=/A/ to=/B/: ... -->`` shows
 only the lines from the first that matches the regular expression A up to, not including,
 the next that matches B; ``[...]`` marks what is left out.  ``<!-- output slow: ... -->`` is
-skipped by ``--cheap``.  ``<!-- file: PATH -->`` shows a file of the tree.
+skipped by ``--cheap``.  The ``<!-- output session: ... -->`` blocks of a page run one after the
+other in one directory; all others in a directory of their own.  ``<!-- file: PATH -->`` shows
+a file of the tree.
 
 Two outputs that differ only in durations are equal: a block is rewritten only if anything
 else changed, so running this twice changes nothing.
@@ -30,6 +32,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -62,6 +65,8 @@ class Block:
     options: str
     what: str
     body: str
+    session: tuple[str, ...] = ()
+    """The commands of the page's session up to this one."""
 
     @property
     def slow(self) -> bool:
@@ -75,8 +80,12 @@ class Block:
         """What the block should hold now."""
         if self.kind == "file":
             return (ROOT / self.what).read_text()
-        text = _cut(shell(self.what), self._option("from"), self._option("to"))
-        return f"$ {self.what}\n{text}"
+        out = session(self.session)[-1] if self.session else shell(self.what)
+        return f"$ {self.what}\n{self.cut(out)}"
+
+    def cut(self, text: str) -> str:
+        """The part of an output that the block shows."""
+        return _cut(text, self._option("from"), self._option("to"))
 
     def stale(self) -> bool:
         """It differs from what it should hold in more than durations."""
@@ -101,28 +110,67 @@ def _cut(text: str, start: str, end: str) -> str:
         shown.pop()
     before = ["[...]"] if first else []
     after = ["[...]"] if last >= 0 else []
-    return "\n".join([*before, *shown, *after]) + "\n"
+    return "".join(f"{line}\n" for line in [*before, *shown, *after])
 
 
 def pages() -> list[Path]:
     """Every Markdown page of the documentation."""
-    return sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+    return sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/gallery/*.md")])
 
 
 def blocks(path: Path) -> Iterator[Block]:
     """The generated blocks of a page."""
     text = path.read_text()
+    told: tuple[str, ...] = ()
     for m in _BLOCK.finditer(text):
         line = text.count("\n", 0, m.start()) + 1
-        yield Block(path, line, m["kind"], m["options"], m["what"], m["body"])
+        mine: tuple[str, ...] = ()
+        if "session" in m["options"].split():
+            mine = told = (*told, m["what"])
+        yield Block(path, line, m["kind"], m["options"], m["what"], m["body"], mine)
 
 
 @cache
 def shell(command: str, keep: str = "") -> str:
-    """The output of ``command``, or with ``keep`` the file of that name that it leaves.
+    """The output of ``command``, or with ``keep`` the file of that name that it leaves."""
+    with workplace() as run:
+        out = run(command)
+        return (run.here / keep).read_text() if keep else out
 
-    It runs in an empty directory that shows the tree's docs and tests, and the user's
-    cache is there too, so that no path of this machine gets into the output.
+
+@cache
+def session(commands: tuple[str, ...]) -> tuple[str, ...]:
+    """The outputs of ``commands``, run one after the other in one directory."""
+    with workplace() as run:
+        return tuple(run(command) for command in commands)
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """Runs commands in ``here``."""
+
+    here: Path
+    environment: dict[str, str]
+
+    def __call__(self, command: str) -> str:
+        """What ``command`` prints on stdout."""
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=self.here,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+        )
+        if "Traceback" in done.stderr:
+            raise SystemExit(f"{command}: {done.stderr}")
+        return done.stdout
+
+
+@contextmanager
+def workplace() -> Iterator[Workplace]:
+    """An empty directory that shows the tree's docs and tests.
+
+    The user's cache is there too, so that no path of this machine gets into the output.
     """
     with tempfile.TemporaryDirectory() as name:
         here = Path(name)
@@ -143,12 +191,7 @@ def shell(command: str, keep: str = "") -> str:
             "PYTHONPATH": str(ROOT / "src"),
             "XDG_CACHE_HOME": ".cache",
         }
-        done = subprocess.run(
-            ["bash", "-c", command], cwd=here, env=environment, capture_output=True, text=True
-        )
-        if "Traceback" in done.stderr:
-            raise SystemExit(f"{command}: {done.stderr}")
-        return (here / keep).read_text() if keep else done.stdout
+        yield Workplace(here, environment)
 
 
 def stale_examples() -> list[str]:

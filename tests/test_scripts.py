@@ -34,3 +34,23 @@ def test_the_package_says_that_it_has_types() -> None:
 def test_pictures_are_current() -> None:
     done = python("scripts/make_pictures.py", "--check")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_tutorials_log_is_of_this_tutorial() -> None:
+    """Every command of the page is in the log, in order, and nothing printed was different."""
+    code = "import follow_tutorial as f; print(*[s.command for s in f.steps()], sep='\\n')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT / "scripts", capture_output=True, text=True
+    )
+    commands = [f"$ {line}" for line in done.stdout.splitlines()]
+    log = (ROOT / "docs" / "tutorial-log.txt").read_text().splitlines()
+    assert len(commands) > 10, done.stderr
+    assert [line for line in log if line.startswith("$ ")] == commands
+    assert log[-1].startswith(f"{len(commands)} commands, ")
+    assert log[-1].endswith(" compared, 0 different")
+
+
+def test_screenshots_are_small() -> None:
+    pictures = list((ROOT / "docs" / "pictures").glob("*.png"))
+    assert len(pictures) >= 4
+    assert sum(p.stat().st_size for p in pictures) < 600 * 1024

@@ -16,16 +16,16 @@ from septum.report.walk import BadBreakpoint, Breakpoint, Walk, parse_breakpoint
 __all__ = ["Stepper"]
 
 _TREES = ("mirror", "sept", "direct")
-_LANE = 42
+_LANE_LEAST = 24
 
 
 class Stepper(App[None]):
     """Walks a `Walk` forward and back."""
 
     CSS = """
-    #lanes { width: 3fr; }
-    #side { width: 2fr; }
-    #trees { height: 2fr; }
+    #lanes { width: 5fr; scrollbar-size: 1 1; }
+    #side { width: 4fr; }
+    #trees { height: auto; max-height: 50%; scrollbar-size: 1 1; }
     .pane { height: auto; border-top: solid $primary; padding: 0 1; }
     #ask { dock: bottom; display: none; }
     """
@@ -71,13 +71,18 @@ class Stepper(App[None]):
         lanes = self.query_one("#lanes", DataTable)
         lanes.add_column("step")
         for task in self.walk.tasks:
-            lanes.add_column(task, width=_LANE)
+            lanes.add_column(task, width=self._lane())
         for at in range(len(self.walk)):
-            lanes.add_row(*self._row(at), key=str(at))
+            lanes.add_row(*self._row(at), key=str(at), height=None)
         self.query_one("#trees", DataTable).add_columns("level, gfn", "mirror", "S-EPT", "")
         lanes.focus()
         lanes.move_cursor(row=self.at)
         self._show()
+
+    def _lane(self) -> int:
+        """The width of a lane, so that all of them fit if they can."""
+        room = self.size.width * 5 // 9 - 9
+        return max(_LANE_LEAST, room // len(self.walk.tasks) - 2)
 
     def _row(self, at: int) -> list[Text]:
         step = self.walk.step(at)
