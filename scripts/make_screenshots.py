@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Takes the screenshots of docs/pictures: the HTML report (light, dark, on a phone) and the stepper.
+"""Takes the screenshots of docs/pictures: the HTML report (light, dark, phone) and the stepper.
 
 Needs Debian's chromium and chromium-driver and the extras test and tui:
 

@@ -65,8 +65,10 @@ def test_a_cut_shows_what_it_leaves_out() -> None:
 
 
 def _anchors(page: Path) -> set[str]:
-    """As GitHub makes them from headings."""
-    out = set()
+    """As GitHub makes them from headings, those of an included page too."""
+    out: set[str] = set()
+    for included in re.findall(r"^```\{include\} (\S+)$", page.read_text(), re.M):
+        out |= _anchors(page.parent / included)
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
     for heading in re.findall(r"^#+ (.+)$", text, re.M):
         words = re.sub(r"[^\w\- ]", "", heading.lower())
