@@ -19,10 +19,15 @@ author = "the septum authors"
 copyright = "the septum authors, GPL-2.0-only"
 version = release = __version__
 extensions = ["myst_parser", "sphinx_click", "septum_reference"]
-exclude_patterns = ["examples/*", "schemas/*"]
+exclude_patterns = ["_static/*", "examples/*", "schemas/*"]
 html_theme = "furo"
 html_title = f"septum {__version__}"
 html_show_sphinx = False
+smartquotes = False  # -- begins an option
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sourcelink = False
 myst_heading_anchors = 3
 myst_enable_extensions = ["deflist"]
 nitpicky = True

@@ -22,15 +22,14 @@ REFERENCE = Path(__file__).parent / "reference"
 
 
 def commands() -> str:
-    """Every command as sphinx-click shows it."""
+    """Every command as sphinx-click shows it, which speaks reStructuredText only."""
     assert isinstance(main, click.Group)
-    lines = ["# Commands", ""]
+    lines = ["Commands", "========", ""]
     for name in main.list_commands(click.Context(main)):
         lines += [
-            "```{click} septum.cli." + name + ":command",
-            f":prog: septum {name}",
-            ":nested: full",
-            "```",
+            f".. click:: septum.cli.{name}:command",
+            f"   :prog: septum {name}",
+            "   :nested: full",
             "",
         ]
     return "\n".join(lines)
@@ -87,18 +86,20 @@ def seamcalls() -> str:
 
 
 PAGES = {
-    "commands": commands,
-    "designs": designs,
-    "monitors": monitors,
-    "scenarios": scenarios,
-    "seamcalls": seamcalls,
+    "commands.rst": commands,
+    "designs.md": designs,
+    "monitors.md": monitors,
+    "scenarios.md": scenarios,
+    "seamcalls.md": seamcalls,
 }
 
 
 def write(app: Any) -> None:
     REFERENCE.mkdir(exist_ok=True)
+    for old in REFERENCE.iterdir():
+        old.unlink()
     for name, text in PAGES.items():
-        (REFERENCE / f"{name}.md").write_text(text())
+        (REFERENCE / name).write_text(text())
 
 
 def setup(app: Any) -> dict[str, Any]:
