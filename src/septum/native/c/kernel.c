@@ -1,0 +1,607 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The kernel around KVM, as far as the compiled files need it: locks, SRCU, allocators, per-CPU
+ * data, IPIs, files, the page cache.  Compiled with the headers of the kernel under test and
+ * instrumented as its own files are; what is said here about a function is all that is modelled.
+ */
+#define pr_fmt(fmt) fmt
+#include <linux/kvm_host.h>
+#include <linux/anon_inodes.h>
+#include <linux/fs.h>
+#include <linux/file.h>
+#include <linux/fs_context.h>
+#include <linux/idr.h>
+#include <linux/miscdevice.h>
+#include <linux/mmu_notifier.h>
+#include <linux/mount.h>
+#include <linux/pagemap.h>
+#include <linux/pseudo_fs.h>
+#include <linux/slab.h>
+#include <linux/srcu.h>
+#include <linux/uaccess.h>
+#include <linux/xarray.h>
+#include "septum.h"
+
+#define M(name) septum_m_##name /* the linker drops the prefix: prototypes vary */
+
+#pragma GCC diagnostic ignored "-Wmissing-prototypes"
+#pragma GCC diagnostic ignored "-Wmissing-declarations"
+
+/* --- data that the kernel defines elsewhere ------------------------------------------------- */
+
+DEFINE_PER_CPU_CACHE_HOT(struct task_struct *, current_task);
+DEFINE_PER_CPU_CACHE_HOT(int, cpu_number);
+DEFINE_PER_CPU_CACHE_HOT(unsigned long, this_cpu_off);
+DEFINE_PER_CPU_CACHE_HOT(typeof(__preempt_count), __preempt_count);
+DEFINE_PER_CPU(int, hardirqs_enabled);
+DEFINE_PER_CPU(unsigned int, lockdep_recursion);
+DEFINE_PER_CPU_READ_MOSTLY(struct cpuinfo_x86, cpu_info);
+unsigned long __per_cpu_offset[NR_CPUS];
+unsigned int nr_cpu_ids = NR_CPUS;
+struct cpumask __cpu_possible_mask, __cpu_online_mask, __cpu_present_mask;
+struct cpuinfo_x86 boot_cpu_data;
+unsigned long page_offset_base, vmemmap_base, phys_base;
+unsigned int pgdir_shift = 39, ptrs_per_p4d = 1;
+int debug_locks = 1;
+unsigned long volatile jiffies;
+enum system_states system_state = SYSTEM_RUNNING;
+struct lockdep_map rcu_lock_map, rcu_sched_lock_map;
+u64 septum_memory_end;
+static struct task_struct septum_task_struct;
+static struct mm_struct septum_mm;
+
+static struct cpumask *mask(struct cpumask *m) { return m; }
+
+/* The image's memory is as loaded; `stride` is the distance of the per-CPU areas. */
+void septum_kernel_setup(u64 offset_base, u64 map_base, u64 stride, u64 memory_end)
+{
+	int i, cpus = SEPTUM_CPUS;
+
+	page_offset_base = offset_base;
+	septum_memory_end = memory_end;
+	vmemmap_base = map_base;
+	nr_cpu_ids = cpus;
+	boot_cpu_data.x86_phys_bits = 46;
+	boot_cpu_data.x86_virt_bits = 48;
+	boot_cpu_data.x86_vendor = X86_VENDOR_INTEL;
+	for (i = 0; i < cpus; i++) {
+		__per_cpu_offset[i] = stride * i;
+		per_cpu(current_task, i) = &septum_task_struct;
+		per_cpu(cpu_number, i) = i;
+		per_cpu(this_cpu_off, i) = stride * i;
+		per_cpu(hardirqs_enabled, i) = 1;
+		__cpumask_set_cpu(i, mask(&__cpu_possible_mask));
+		__cpumask_set_cpu(i, mask(&__cpu_online_mask));
+		__cpumask_set_cpu(i, mask(&__cpu_present_mask));
+	}
+	septum_task_struct.mm = &septum_mm;
+}
+
+/* --- locks ----------------------------------------------------------------------------------- */
+
+void M(_raw_read_lock)(rwlock_t *l) { septum_lock(l, 1); }
+void M(_raw_read_unlock)(rwlock_t *l) { septum_unlock(l, 1); }
+int M(_raw_read_trylock)(rwlock_t *l) { return septum_trylock(l, 1); }
+void M(_raw_write_lock)(rwlock_t *l) { septum_lock(l, 0); }
+void M(_raw_write_unlock)(rwlock_t *l) { septum_unlock(l, 0); }
+void M(_raw_spin_lock)(raw_spinlock_t *l) { septum_lock(l, 0); }
+void M(_raw_spin_unlock)(raw_spinlock_t *l) { septum_unlock(l, 0); }
+void M(_raw_spin_lock_irq)(raw_spinlock_t *l) { septum_lock(l, 0); }
+void M(_raw_spin_unlock_irq)(raw_spinlock_t *l) { septum_unlock(l, 0); }
+void M(_raw_spin_lock_bh)(raw_spinlock_t *l) { septum_lock(l, 0); }
+void M(_raw_spin_unlock_bh)(raw_spinlock_t *l) { septum_unlock(l, 0); }
+unsigned long M(_raw_spin_lock_irqsave)(raw_spinlock_t *l) { septum_lock(l, 0); return 0; }
+void M(_raw_spin_unlock_irqrestore)(raw_spinlock_t *l, unsigned long f) { septum_unlock(l, 0); }
+void M(mutex_lock_nested)(struct mutex *l, unsigned int s) { septum_lock(l, 0); }
+int M(_mutex_lock_killable)(struct mutex *l, unsigned int s, struct lockdep_map *n)
+{
+	septum_lock(l, 0);
+	return 0;
+}
+int M(mutex_lock_killable_nested)(struct mutex *l, unsigned int s) { septum_lock(l, 0); return 0; }
+int M(mutex_trylock)(struct mutex *l) { return septum_trylock(l, 0); }
+int M(_mutex_trylock_nest_lock)(struct mutex *l, struct lockdep_map *n) { return septum_trylock(l, 0); }
+void M(mutex_unlock)(struct mutex *l) { septum_unlock(l, 0); }
+void M(down_read)(struct rw_semaphore *l) { septum_lock(l, 1); }
+void M(up_read)(struct rw_semaphore *l) { septum_unlock(l, 1); }
+void M(down_write)(struct rw_semaphore *l) { septum_lock(l, 0); }
+void M(up_write)(struct rw_semaphore *l) { septum_unlock(l, 0); }
+void M(cpus_read_lock)(void) { }
+void M(cpus_read_unlock)(void) { }
+
+/* Statically initialised or zeroed locks are good as they are. */
+void M(__rwlock_init)(rwlock_t *l, const char *n, struct lock_class_key *k) { }
+void M(__raw_spin_lock_init)(raw_spinlock_t *l, const char *n, struct lock_class_key *k, short i) { }
+void M(mutex_init_lockdep)(struct mutex *l, const char *n, struct lock_class_key *k) { }
+void M(__mutex_init)(struct mutex *l, const char *n, struct lock_class_key *k) { }
+void M(__init_rwsem)(struct rw_semaphore *l, const char *n, struct lock_class_key *k) { }
+void M(lockdep_init_map_type)(struct lockdep_map *m, const char *n, struct lock_class_key *k, int s,
+			   u8 i, u8 o, u8 t) { }
+
+int M(lock_is_held_type)(const struct lockdep_map *map, int read)
+{
+	if (map == &rcu_lock_map || map == &rcu_sched_lock_map)
+		return 1;
+	/* read: 0 for write, 1 for read, -1 for either (LOCK_STATE_*). */
+	return septum_holds((void *)map, read);
+}
+void M(lock_acquire)(struct lockdep_map *m, unsigned int s, int t, int r, int c,
+		  struct lockdep_map *n, unsigned long ip) { }
+void M(lock_release)(struct lockdep_map *m, unsigned long ip) { }
+int M(debug_lockdep_rcu_enabled)(void) { return 1; }
+int M(rcu_read_lock_held)(void) { extern int septum_rcu_held(void); return septum_rcu_held(); }
+bool M(rcu_is_watching)(void) { return true; }
+void M(lockdep_rcu_suspicious)(const char *file, const int line, const char *s)
+{
+	septum_problem(SEPTUM_LOCKDEP, (u64)__builtin_return_address(0), 0, s);
+}
+void M(lockdep_hardirqs_on)(unsigned long ip) { this_cpu_write(hardirqs_enabled, 1); }
+void M(lockdep_hardirqs_off)(unsigned long ip) { this_cpu_write(hardirqs_enabled, 0); }
+void M(lockdep_hardirqs_on_prepare)(void) { }
+void M(trace_hardirqs_on)(void) { this_cpu_write(hardirqs_enabled, 1); }
+void M(trace_hardirqs_off)(void) { this_cpu_write(hardirqs_enabled, 0); }
+void M(trace_hardirqs_off_finish)(void) { this_cpu_write(hardirqs_enabled, 0); }
+void M(trace_hardirqs_on_prepare)(void) { }
+void M(fs_reclaim_acquire)(gfp_t g) { }
+void M(fs_reclaim_release)(gfp_t g) { }
+void M(__might_fault)(const char *f, int l) { }
+void M(preempt_schedule_thunk)(void) { }
+void M(preempt_schedule_notrace_thunk)(void) { }
+int M(__cond_resched_rwlock_read)(rwlock_t *l) { return 0; }
+int M(__cond_resched_rwlock_write)(rwlock_t *l) { return 0; }
+
+/* --- SRCU: a shared lock per index; synchronize waits for the readers it saw ------------------ */
+
+int M(init_srcu_struct_lockdep)(struct srcu_struct *s, const char *n, struct lock_class_key *k)
+{
+	return 0;
+}
+int M(__init_srcu_struct)(struct srcu_struct *s, const char *n, struct lock_class_key *k) { return 0; }
+void M(cleanup_srcu_struct)(struct srcu_struct *s) { }
+void M(__srcu_check_read_flavor)(struct srcu_struct *s, int f) { }
+int M(__srcu_read_lock)(struct srcu_struct *s) { septum_lock(s, 1); return 0; }
+void M(__srcu_read_unlock)(struct srcu_struct *s, int i) { septum_unlock(s, 1); }
+
+/* Stronger than the kernel's: also waits for sections that began later (docs/kernel.md). */
+static void grace(struct srcu_struct *s)
+{
+	septum_lock(s, 0);
+	septum_unlock(s, 0);
+}
+void M(synchronize_srcu)(struct srcu_struct *s) { grace(s); }
+void M(synchronize_srcu_expedited)(struct srcu_struct *s) { grace(s); }
+void M(srcu_barrier)(struct srcu_struct *s) { }
+void M(call_srcu)(struct srcu_struct *s, struct rcu_head *h, rcu_callback_t f) { grace(s); f(h); }
+void M(synchronize_rcu)(void) { }
+void M(rcu_barrier)(void) { }
+
+/* --- memory ------------------------------------------------------------------------------------ */
+
+struct kmem_cache {
+	unsigned int size, align;
+	void (*ctor)(void *);
+};
+
+static struct kmem_cache septum_caches[64];
+static int septum_caches_used;
+
+struct kmem_cache *M(__kmem_cache_create_args)(const char *name, unsigned int size,
+					    struct kmem_cache_args *args, slab_flags_t flags)
+{
+	struct kmem_cache *c = &septum_caches[septum_caches_used++];
+
+	c->size = size;
+	c->align = max(args->align, 16u);
+	c->ctor = args->ctor;
+	return c;
+}
+void M(kmem_cache_destroy)(struct kmem_cache *c) { }
+
+void *M(kmem_cache_alloc_noprof)(struct kmem_cache *c, gfp_t flags)
+{
+	void *p = septum_alloc(c->size, c->align);
+
+	if (c->ctor)
+		c->ctor(p);
+	return p;
+}
+void *M(kmem_cache_alloc_lru_noprof)(struct kmem_cache *c, struct list_lru *l, gfp_t flags)
+{
+	return kmem_cache_alloc_noprof(c, flags);
+}
+void M(kmem_cache_free)(struct kmem_cache *c, void *p) { septum_free(p); }
+void M(kfree)(const void *p) { septum_free((void *)p); }
+void M(kvfree)(const void *p) { septum_free((void *)p); }
+void M(vfree)(const void *p) { septum_free((void *)p); }
+
+static struct kmem_cache septum_radix = { sizeof(struct xa_node), 64, NULL };
+struct kmem_cache *radix_tree_node_cachep;
+
+void M(radix_tree_node_rcu_free)(struct rcu_head *head)
+{
+	septum_free(container_of(head, struct xa_node, rcu_head));
+}
+
+/* Sized allocations: every variant of every version ends here (see septum.native.stubs).
+ * Sizes that are powers of two are aligned to their size, as kmalloc() promises. */
+void *septum_kmalloc(size_t size)
+{
+	size_t align = 64;
+
+	while (align < size && align < PAGE_SIZE)
+		align *= 2;
+	return septum_alloc(size, align);
+}
+
+static struct page *page_of(void *p) { return virt_to_page(p); }
+
+struct page *M(alloc_pages_node_noprof)(int nid, gfp_t gfp, unsigned int order)
+{
+	return page_of(septum_alloc(PAGE_SIZE << order, PAGE_SIZE << order));
+}
+unsigned long M(get_free_pages_noprof)(gfp_t gfp, unsigned int order)
+{
+	return (unsigned long)septum_alloc(PAGE_SIZE << order, PAGE_SIZE << order);
+}
+unsigned long M(get_zeroed_page_noprof)(gfp_t gfp) { return get_free_pages_noprof(gfp, 0); }
+
+static void give_back(void *p)
+{
+	septum_tell(SEPTUM_TELL_FREED, __pa(p) >> PAGE_SHIFT, 0);
+	septum_free(p);
+}
+void M(free_pages)(unsigned long addr, unsigned int order)
+{
+	if (addr)
+		give_back((void *)addr);
+}
+void M(__free_pages)(struct page *page, unsigned int order)
+{
+	if (page)
+		give_back(page_address(page));
+}
+
+void septum_memory_setup(void)
+{
+	radix_tree_node_cachep = &septum_radix;
+}
+
+void M(__mmdrop)(struct mm_struct *mm) { }
+void M(mod_node_page_state)(struct pglist_data *p, enum node_stat_item i, long d) { }
+void M(mark_page_accessed)(struct page *p) { }
+unsigned long M(_copy_from_user)(void *to, const void __user *from, unsigned long n)
+{
+	memcpy(to, (void *)from, n);
+	return 0;
+}
+unsigned long M(_copy_to_user)(void __user *to, const void *from, unsigned long n)
+{
+	memcpy((void *)to, from, n);
+	return 0;
+}
+void *M(memdup_user)(const void __user *src, size_t len)
+{
+	return memcpy(septum_kmalloc(len), (void *)src, len);
+}
+void *M(vmemdup_user)(const void __user *src, size_t len) { return memdup_user(src, len); }
+
+/* get_user(): the value comes back in rdx, 0 in rax, as asm/uaccess.h expects. */
+asm(".text\n.globl __get_user_4\n__get_user_4: movl (%rax),%edx\nxorl %eax,%eax\nret\n"
+    ".globl __get_user_8\n__get_user_8: movq (%rax),%rdx\nxorl %eax,%eax\nret\n"
+    ".globl __put_user_4\n__put_user_4: movl %eax,(%rcx)\nxorl %ecx,%ecx\nret\n"
+    ".globl __put_user_8\n__put_user_8: movq %rax,(%rcx)\nxorl %ecx,%ecx\nret\n"
+    ".globl rep_movs_alternative\nrep_movs_alternative: rep movsb\nret\n");
+/* Called with registers of their own: only rax, rcx and rdi may change.  Guest memory has no
+ * contents. */
+asm(".text\n.globl __clear_pages_unrolled\n__clear_pages_unrolled:\n"
+    "cmp septum_memory_end(%rip),%rdi\njae 1f\nrep stosb\n1: ret\n"
+    ".globl clear_page_orig\nclear_page_orig: movl $4096,%ecx\nxorl %eax,%eax\n"
+    "jmp __clear_pages_unrolled\n");
+void M(clflush_cache_range)(void *p, unsigned int n) { }
+
+/* --- bits and strings ---------------------------------------------------------------------------- */
+
+unsigned long M(_find_next_bit)(const unsigned long *p, unsigned long n, unsigned long at)
+{
+	for (; at < n; at++)
+		if (p[at / 64] >> (at % 64) & 1)
+			return at;
+	return n;
+}
+unsigned long M(_find_first_bit)(const unsigned long *p, unsigned long n)
+{
+	return _find_next_bit(p, n, 0);
+}
+void M(__bitmap_set)(unsigned long *p, unsigned int at, int n)
+{
+	for (; n > 0; n--, at++)
+		p[at / 64] |= 1ul << (at % 64);
+}
+void M(__bitmap_clear)(unsigned long *p, unsigned int at, int n)
+{
+	for (; n > 0; n--, at++)
+		p[at / 64] &= ~(1ul << (at % 64));
+}
+unsigned long M(__sw_hweight64)(u64 w);
+unsigned int M(__sw_hweight32)(unsigned int w) { return M(__sw_hweight64)(w); }
+unsigned long M(__sw_hweight64)(u64 w)
+{
+	unsigned long n = 0;
+
+	for (; w; w &= w - 1)
+		n++;
+	return n;
+}
+void *M(memchr_inv)(const void *p, int c, size_t n)
+{
+	const u8 *at = p;
+
+	for (; n; n--, at++)
+		if (*at != (u8)c)
+			return (void *)at;
+	return NULL;
+}
+int M(snprintf)(char *buf, size_t n, const char *fmt, ...)
+{
+	if (n)
+		buf[0] = 0;
+	return 0;
+}
+int M(_printk)(const char *fmt, ...) { return 0; }
+int M(___ratelimit)(struct ratelimit_state *rs, const char *func) { return 0; }
+ktime_t M(ktime_get)(void) { return 0; }
+
+/* --- CPUs and IPIs ---------------------------------------------------------------------------------- */
+
+void septum_ipi(int cpu, void (*func)(void *), void *info, bool wait);
+
+int M(smp_call_function_single)(int cpu, void (*func)(void *), void *info, int wait)
+{
+	septum_ipi(cpu, func, info, wait);
+	return 0;
+}
+void M(smp_call_function_many)(const struct cpumask *m, void (*func)(void *), void *info, bool wait)
+{
+	int cpu;
+
+	for_each_cpu(cpu, m)
+		if (cpu != smp_processor_id())
+			septum_ipi(cpu, func, info, wait);
+}
+void M(on_each_cpu_cond_mask)(smp_cond_func_t cond, void (*func)(void *), void *info, bool wait,
+			   const struct cpumask *m)
+{
+	int cpu;
+
+	for_each_cpu(cpu, m) {
+		if (cond && !cond(cpu, info))
+			continue;
+		if (cpu == smp_processor_id())
+			func(info);
+		else
+			septum_ipi(cpu, func, info, wait);
+	}
+}
+struct septum_call {
+	int (*func)(void *);
+	void *arg;
+	int ret;
+};
+static void septum_called(void *arg)
+{
+	struct septum_call *c = arg;
+
+	c->ret = c->func(c->arg);
+}
+int M(smp_call_on_cpu)(unsigned int cpu, int (*func)(void *), void *arg, bool phys)
+{
+	struct septum_call c = { func, arg, 0 };
+
+	septum_on_cpu(cpu, septum_called, &c);
+	return c.ret;
+}
+void M(wbinvd_on_all_cpus)(void) { }
+
+/* --- identifiers --------------------------------------------------------------------------------------- */
+
+int M(ida_alloc_range)(struct ida *ida, unsigned int min, unsigned int max, gfp_t gfp) { return min; }
+void M(ida_free)(struct ida *ida, unsigned int id) { }
+void M(__module_put_and_kthread_exit)(struct module *m, long c) { }
+
+/* --- files: guest_memfd and the three KVM descriptors ------------------------------------------------------ */
+
+#define FILES 32
+static struct file *septum_files[FILES];
+static int septum_files_used = 3;
+
+int M(get_unused_fd_flags)(unsigned int flags) { return septum_files_used++; }
+void M(put_unused_fd)(unsigned int fd) { }
+void M(fd_install)(unsigned int fd, struct file *file) { septum_files[fd] = file; }
+struct file *septum_file(int fd) { return septum_files[fd]; }
+
+static struct file *new_file(const struct file_operations *fops, void *priv)
+{
+	struct file *f = septum_kmalloc(sizeof(*f));
+
+	f->f_op = fops;
+	f->private_data = priv;
+	file_ref_init(&f->f_ref, 1);
+	return f;
+}
+struct file *M(anon_inode_getfile)(const char *n, const struct file_operations *fops, void *priv,
+				int flags)
+{
+	return new_file(fops, priv);
+}
+struct file *M(anon_inode_getfile_fmode)(const char *n, const struct file_operations *fops,
+				      void *priv, int flags, fmode_t mode)
+{
+	return new_file(fops, priv);
+}
+int M(anon_inode_getfd)(const char *n, const struct file_operations *fops, void *priv, int flags)
+{
+	int fd = get_unused_fd_flags(0);
+
+	fd_install(fd, new_file(fops, priv));
+	return fd;
+}
+struct file *M(fget)(unsigned int fd)
+{
+	struct file *f = septum_files[fd];
+
+	if (f)
+		file_ref_inc(&f->f_ref);
+	return f;
+}
+struct file *M(get_file_active)(struct file **slot)
+{
+	struct file *f = READ_ONCE(*slot);
+
+	return f && file_ref_get(&f->f_ref) ? f : NULL;
+}
+/* The last reference calls ->release() at once, not from task work. */
+void M(fput)(struct file *f)
+{
+	if (!file_ref_put(&f->f_ref))
+		return;
+	if (f->f_op->release)
+		f->f_op->release(f->f_inode, f);
+	septum_free(f);
+}
+
+static struct super_block septum_sb;
+static struct vfsmount septum_mnt = { .mnt_sb = &septum_sb };
+static struct pseudo_fs_context septum_pseudo;
+
+struct pseudo_fs_context *M(init_pseudo)(struct fs_context *fc, unsigned long magic)
+{
+	fc->fs_private = &septum_pseudo;
+	return &septum_pseudo;
+}
+struct vfsmount *M(kern_mount)(struct file_system_type *type)
+{
+	static struct fs_context fc;
+
+	type->init_fs_context(&fc);
+	septum_sb.s_op = septum_pseudo.ops;
+	return &septum_mnt;
+}
+void M(inode_init_once)(struct inode *inode)
+{
+	memset(inode, 0, sizeof(*inode));
+	inode->i_mapping = &inode->i_data;
+	inode->i_data.host = inode;
+	xa_init_flags(&inode->i_data.i_pages, XA_FLAGS_LOCK_IRQ);
+}
+struct inode *M(anon_inode_make_secure_inode)(struct super_block *sb, const char *n,
+					   const struct inode *ctx)
+{
+	struct inode *inode = sb->s_op && sb->s_op->alloc_inode ? sb->s_op->alloc_inode(sb) :
+								  NULL;
+
+	if (!inode) {
+		inode = septum_kmalloc(sizeof(*inode));
+		inode_init_once(inode);
+	}
+	inode->i_mapping = &inode->i_data;
+	inode->i_data.host = inode;
+	return inode;
+}
+struct file *M(alloc_file_pseudo)(struct inode *inode, struct vfsmount *m, const char *n, int flags,
+			       const struct file_operations *fops)
+{
+	struct file *f = new_file(fops, NULL);
+
+	f->f_inode = inode;
+	f->f_mapping = inode->i_mapping;
+	return f;
+}
+int M(file_modified)(struct file *f) { return 0; }
+void M(iput)(struct inode *inode) { }
+
+/* --- the page cache of guest_memfd: one slot per index ------------------------------------------------------- */
+
+#define CACHE_SLOTS 4096
+u64 septum_gmem_pfn;	/* first PFN of guest memory, which nothing backs */
+static struct folio *septum_cache[CACHE_SLOTS];
+static u8 septum_generation[CACHE_SLOTS];
+
+static struct folio *new_folio(struct address_space *mapping, pgoff_t index)
+{
+	u64 pfn = septum_gmem_pfn + index + CACHE_SLOTS * septum_generation[index]++;
+	struct folio *f = page_folio(pfn_to_page(pfn));
+
+	f->mapping = mapping;
+	f->index = index;
+	atomic_set(&f->page._refcount, 2);	/* the cache's and the caller's */
+	return f;
+}
+struct folio *septum_get_folio(struct address_space *mapping, pgoff_t index, fgf_t fgp)
+{
+	struct folio *f;
+
+	for (;;) {
+		f = READ_ONCE(septum_cache[index]);
+		if (!f) {
+			if (!(fgp & FGP_CREAT))
+				return ERR_PTR(-ENOENT);
+			f = new_folio(mapping, index);
+			if (cmpxchg(&septum_cache[index], NULL, f))
+				continue;
+			if (fgp & FGP_LOCK)
+				septum_lock(f, 0);
+			return f;
+		}
+		atomic_inc(&f->page._refcount);
+		if (!(fgp & FGP_LOCK))
+			return f;
+		septum_lock(f, 0);
+		if (READ_ONCE(septum_cache[index]) == f)
+			return f;
+		septum_unlock(f, 0); /* truncated meanwhile */
+		atomic_dec(&f->page._refcount);
+	}
+}
+struct folio *M(__filemap_get_folio_mpol)(struct address_space *mapping, pgoff_t index, fgf_t fgp,
+				       gfp_t gfp, struct mempolicy *policy)
+{
+	return septum_get_folio(mapping, index, fgp);
+}
+struct folio *M(__filemap_get_folio)(struct address_space *mapping, pgoff_t index, fgf_t fgp,
+				  gfp_t gfp)
+{
+	return septum_get_folio(mapping, index, fgp);
+}
+void M(folio_unlock)(struct folio *f) { septum_unlock(f, 0); }
+
+/* The last reference is gone: the page is the host's again. */
+void M(__folio_put)(struct folio *f)
+{
+	septum_tell(SEPTUM_TELL_FREED, folio_pfn(f), 0);
+}
+static void drop_folio(struct folio *f)
+{
+	if (atomic_dec_and_test(&f->page._refcount))
+		__folio_put(f);
+}
+void M(truncate_inode_pages_range)(struct address_space *mapping, loff_t start, uoff_t end)
+{
+	pgoff_t index, last = min_t(u64, end >> PAGE_SHIFT, CACHE_SLOTS - 1);
+
+	for (index = start >> PAGE_SHIFT; index <= last; index++) {
+		struct folio *f = READ_ONCE(septum_cache[index]);
+
+		if (!f)
+			continue;
+		septum_lock(f, 0);
+		WRITE_ONCE(septum_cache[index], NULL);
+		septum_unlock(f, 0);
+		drop_folio(f);
+	}
+}
+
+/* --- registration of things that nobody uses here ------------------------------------------------------------- */
+
+int M(misc_register)(struct miscdevice *m) { return 0; }
+int M(mmu_notifier_register)(struct mmu_notifier *n, struct mm_struct *mm) { n->ops = n->ops; return 0; }
+void M(mmu_notifier_unregister)(struct mmu_notifier *n, struct mm_struct *mm) { }

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the runtime, the glue and the Python side of septum.native share.  No kernel header and
+ * no libc header is needed; `septum.native.layout` mirrors the structures with ctypes.
+ */
+#ifndef SEPTUM_H
+#define SEPTUM_H
+
+typedef unsigned char septum_u8;
+typedef unsigned int septum_u32;
+typedef unsigned long septum_u64;
+
+#define SEPTUM_TASKS 8 /* tasks of a scenario; one more runs when nobody explores */
+#define SEPTUM_SEQUENTIAL SEPTUM_TASKS
+#define SEPTUM_CPUS 8
+
+/* What a task announces when it yields to the explorer (septum.native.driver). */
+enum septum_kind {
+	SEPTUM_NONE,
+	SEPTUM_ACCESS,	/* addr, size, type: performed when resumed */
+	SEPTUM_LOCK,	/* addr, type: 1 shared, 2 try; taken when resumed */
+	SEPTUM_UNLOCK,	/* addr, type: 1 shared */
+	SEPTUM_FREE,	/* addr, size: a block goes back; type 1: after a grace period */
+	SEPTUM_WAIT,	/* until septum_ready() says so: addr */
+	SEPTUM_RETRY,	/* an attempt failed, addr: its name */
+	SEPTUM_SEAMCALL, /* arg: leaf, registers, 1 = saved_ret */
+	SEPTUM_TELL,	/* arg[0] is a septum_tell; never a scheduling point */
+	SEPTUM_CHOICE,	/* addr: name, arg[0]: number of options; result: the choice */
+	SEPTUM_DONE,
+	SEPTUM_DIED,	/* BUG, oops, or a function that nobody modelled; addr: why */
+};
+
+enum septum_tell {
+	SEPTUM_TELL_FREED = 1,	/* arg[1]: PFN handed back to the host's allocator */
+	SEPTUM_TELL_ROUND,	/* a round of vcpu_run() is over */
+	SEPTUM_TELL_REACHED,	/* arg[1]: text, for must_occur */
+	SEPTUM_TELL_FLUSH,	/* arg[1]: vCPU: its shared translations are gone */
+	SEPTUM_TELL_KICKED,	/* arg[1]: CPU that got an IPI */
+};
+
+/* Bits of an access (KCSAN's, linux/kcsan-checks.h; READ is 0). */
+#define SEPTUM_WRITE 1
+#define SEPTUM_RMW 2
+#define SEPTUM_ATOMIC 4
+#define SEPTUM_RCU 0x100
+
+struct septum_event {
+	septum_u32 kind, size;
+	septum_u64 addr, pc, type;
+	septum_u64 before, after; /* of the access performed last, valid if `performed` */
+	septum_u64 performed;
+	septum_u64 arg[4];
+	septum_u64 result;
+	septum_u64 fp; /* frame pointer-less: the stack pointer at the announcement */
+};
+
+enum septum_problem {
+	SEPTUM_WARN = 1,
+	SEPTUM_BUG,
+	SEPTUM_OOPS,
+	SEPTUM_UAF,
+	SEPTUM_UNMODELLED,
+	SEPTUM_LOCKDEP,
+	SEPTUM_LOOP,
+	SEPTUM_DOUBLE_FREE,
+};
+
+struct septum_found {
+	septum_u64 what, pc, addr, task, text;
+};
+
+#define SEPTUM_FOUND_MAX 64
+
+void septum_tell(septum_u64 what, septum_u64 a, septum_u64 b);
+septum_u64 septum_choose(const char *name, septum_u64 options);
+void septum_retry(const char *head);
+void septum_problem(septum_u64 what, septum_u64 pc, septum_u64 addr, const char *text);
+_Noreturn void septum_die(const char *why);
+void septum_touch(void *word, septum_u64 size, septum_u64 type);
+void septum_lock(void *lock, int shared);
+int septum_trylock(void *lock, int shared);
+void septum_unlock(void *lock, int shared);
+int septum_holds(void *inside, int mode);
+void septum_wait(int (*ready)(void *), void *arg, void *word);
+void *septum_alloc(septum_u64 size, septum_u64 align);
+void septum_free(void *block);
+void septum_on_cpu(int cpu, void (*func)(void *), void *arg);
+int septum_cpu(void);
+int septum_task(void);
+extern int septum_exploring;
+#endif

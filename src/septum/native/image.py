@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Loads an image at its fixed address and calls into it.
+
+Memory, as everything below is addressed: the image at `IMAGE`, its per-CPU areas every
+`CPU_STRIDE` above it, the kernel's page structures at `VMEMMAP`, and at `ARENA` what its
+allocators hand out, one piece per task.  The kernel sees the arena as physical memory from
+`FIRST_PFN` on.  One image per process: its address is fixed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import mmap
+import signal
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+__all__ = [
+    "ARENA",
+    "ARENA_TASK",
+    "CPUS",
+    "FIRST_PFN",
+    "GMEM_PFN",
+    "SEQUENTIAL",
+    "TASKS",
+    "VMEMMAP",
+    "Event",
+    "Image",
+    "ImageError",
+]
+
+TASKS: Final = 8
+SEQUENTIAL: Final = TASKS
+CPUS: Final = 8
+IMAGE: Final = 0x60000000
+CPU_STRIDE: Final = 0x1000000
+ARENA: Final = 0x1_0000_0000
+ARENA_TASK: Final = 0x200000
+ARENA_SIZE: Final = ARENA_TASK * (TASKS + 1)
+FIRST_PFN: Final = 0x40000
+GMEM_PFN: Final = 0x48000  # guest memory: PFNs that nothing backs
+LAST_PFN: Final = 0x68000
+VMEMMAP: Final = 0x1_8000_0000
+STACKS: Final = 0x1_4000_0000
+STACK_SIZE: Final = 0x10000
+SHADOW: Final = 0x2_0000_0000
+WORK_MAX: Final = 3_000_000
+PAGE: Final = 4096
+STRUCT_PAGE: Final = 64
+_MAP_FIXED_NOREPLACE: Final = 0x100000
+_MAP_NORESERVE: Final = 0x4000
+_BUGFLAG_WARNING: Final = 1
+
+
+class ImageError(RuntimeError):
+    """An image that cannot be loaded here: why, and what to do."""
+
+
+class Event(ctypes.Structure):
+    """struct septum_event."""
+
+    _fields_ = [
+        ("kind", ctypes.c_uint32),
+        ("size", ctypes.c_uint32),
+        ("addr", ctypes.c_uint64),
+        ("pc", ctypes.c_uint64),
+        ("type", ctypes.c_uint64),
+        ("before", ctypes.c_uint64),
+        ("after", ctypes.c_uint64),
+        ("performed", ctypes.c_uint64),
+        ("arg", ctypes.c_uint64 * 4),
+        ("result", ctypes.c_uint64),
+        ("fp", ctypes.c_uint64),
+    ]
+
+
+class Found(ctypes.Structure):
+    """struct septum_found."""
+
+    _fields_ = [(n, ctypes.c_uint64) for n in ("what", "pc", "addr", "task", "text")]
+
+
+class _Area(ctypes.Structure):
+    _fields_ = [(n, ctypes.c_uint64) for n in ("addr", "size", "copy")]
+
+
+class _Bug(ctypes.Structure):
+    _fields_ = [("pc", ctypes.c_uint64), ("flags", ctypes.c_uint64)]
+
+
+_CONFIG: Final = (
+    "arena",
+    "arena_task",
+    "arena_size",
+    "image",
+    "image_end",
+    "shadow_arena",
+    "shadow_image",
+    "shared_arena",
+    "shared_image",
+    "stack",
+    "stack_size",
+    "cpu_stride",
+    "work_max",
+    "dead_arena",
+)
+
+
+class _Sigaction(ctypes.Structure):
+    _fields_ = [
+        ("handler", ctypes.c_void_p),
+        ("mask", ctypes.c_uint64 * 16),
+        ("flags", ctypes.c_int),
+        ("restorer", ctypes.c_void_p),
+    ]
+
+
+class _Stack(ctypes.Structure):
+    _fields_ = [("sp", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.mmap.restype = ctypes.c_void_p
+_LIBC.mmap.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+]
+
+
+def _map(addr: int, size: int) -> None:
+    size = size + PAGE - 1 & -PAGE
+    prot = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED_NOREPLACE
+    if _LIBC.mmap(addr, size, prot, flags, -1, 0) != addr:
+        raise ImageError(
+            f"address {addr:#x} is taken in this process: an image was loaded before, or "
+            "vm.overcommit_memory forbids the mapping"
+        )
+
+
+class Image:
+    """The loaded image.
+
+    :ivar symbols: address of every symbol.
+    :raises ImageError: no image file, wrong machine, address taken.
+    """
+
+    def __init__(self, path: Path, symbols: dict[str, int]) -> None:
+        self.path = path
+        self.symbols = symbols
+        self._keep: list[Any] = []
+        self._snapshot: Any = None
+        self._load(path.read_bytes())
+        self.config = self._array("septum_config", len(_CONFIG))
+        self._configure()
+        self.resume = self.function("septum_resume", 1)
+        self.can = self.function("septum_can", 1)
+        self.begin = self.function("septum_begin", 0)
+        self.clear_arenas = self.function("septum_clear_arenas", 0)
+        self.held_write = self.function("septum_held_write", 2)
+        self.hash = self.function("septum_hash", 3)
+        self._spawn = self.function("septum_spawn", 7)
+        self._copy = self.function("septum_copy", 3)
+        self.exploring = ctypes.c_int.from_address(symbols["septum_exploring"])
+        self.found_count = ctypes.c_uint64.from_address(symbols["septum_found_count"])
+        self.found = (Found * 64).from_address(symbols["septum_found"])
+        self.new_shared = self._array("septum_new_shared", 256)
+        self.new_shared_count = ctypes.c_uint64.from_address(symbols["septum_new_shared_count"])
+        size = self.sizes()
+        self.events = [
+            Event.from_address(symbols["septum_tasks"] + n * size + 8) for n in range(TASKS + 1)
+        ]
+        self._traps()
+
+    # --- loading -------------------------------------------------------------------------
+
+    def _load(self, data: bytes) -> None:
+        if data[:4] != b"\x7fELF":
+            raise ImageError(f"{self.path}: not an image; build it again with --clean")
+        phoff, phnum = struct.unpack_from("<Q", data, 32)[0], struct.unpack_from("<H", data, 56)[0]
+        end = self.symbols["septum_end"]
+        _map(IMAGE, end - IMAGE)
+        for n in range(phnum):
+            kind, _, offset, addr, _, size = struct.unpack_from("<IIQQQQ", data, phoff + 56 * n)
+            if kind == 1 and size:
+                ctypes.memmove(addr, data[offset : offset + size], size)
+        for cpu in range(1, CPUS):
+            # Stubs come along: some of them stand for per-CPU variables.
+            first = self.symbols["septum_percpu"] & -PAGE
+            _map(self._percpu(cpu), self.symbols["septum_stub_data_end"] - first)
+            ctypes.memmove(self._percpu(cpu), first, self._percpu_size())
+        _map(ARENA, ARENA_SIZE)
+        _map(STACKS, STACK_SIZE * (TASKS + 1))
+        first = VMEMMAP + FIRST_PFN * STRUCT_PAGE
+        _map(first, (LAST_PFN - FIRST_PFN) * STRUCT_PAGE)
+        _map(SHADOW, 0x1000_0000)
+
+    def _percpu(self, cpu: int) -> int:
+        return (self.symbols["septum_percpu"] & -PAGE) + cpu * CPU_STRIDE
+
+    def _percpu_size(self) -> int:
+        return self.symbols["septum_percpu_end"] - (self.symbols["septum_percpu"] & -PAGE)
+
+    def _configure(self) -> None:
+        image = self.symbols["septum_data"]
+        values = {
+            "arena": ARENA,
+            "arena_task": ARENA_TASK,
+            "arena_size": ARENA_SIZE,
+            "image": image,
+            "image_end": self.symbols["septum_data_end"],
+            "shadow_arena": SHADOW,
+            "shadow_image": SHADOW + 0x400_0000,
+            "shared_arena": SHADOW + 0x800_0000,
+            "shared_image": SHADOW + 0xA00_0000,
+            "stack": STACKS,
+            "stack_size": STACK_SIZE,
+            "cpu_stride": CPU_STRIDE,
+            "work_max": WORK_MAX,
+            "dead_arena": SHADOW + 0xC00_0000,
+        }
+        for n, name in enumerate(_CONFIG):
+            self.config[n] = values[name]
+        ctypes.c_int.from_address(self.symbols["septum_has_fsgsbase"]).value = 1
+        ctypes.c_int.from_address(self.symbols["septum_current"]).value = SEQUENTIAL
+        bump = self.symbols["septum_bump_offset"]
+        offset = ctypes.c_uint64.from_address(bump).value
+        size = self.sizes()
+        for n in range(TASKS + 1):
+            at = self.symbols["septum_tasks"] + n * size + offset
+            ctypes.c_uint64.from_address(at).value = ARENA + n * ARENA_TASK
+        self._bump_at = offset
+
+    def sizes(self) -> int:
+        """sizeof(struct task)."""
+        return ctypes.c_uint64.from_address(self.symbols["septum_task_size"]).value
+
+    def _array(self, name: str, length: int) -> Any:
+        return (ctypes.c_uint64 * length).from_address(self.symbols[name])
+
+    def _traps(self) -> None:
+        """Trapped instructions go to the runtime, on a stack of their own."""
+        stack = ctypes.create_string_buffer(0x10000)
+        self._keep.append(stack)
+        alt = _Stack(ctypes.cast(stack, ctypes.c_void_p).value, 0, 0x10000)
+        if _LIBC.sigaltstack(ctypes.byref(alt), None):
+            raise ImageError("sigaltstack() failed")
+        siginfo, onstack, nodefer = 4, 0x08000000, 0x40000000
+        action = _Sigaction()
+        action.handler = self.symbols["septum_on_signal"]
+        action.flags = siginfo | onstack | nodefer
+        for number in (signal.SIGILL, signal.SIGSEGV, signal.SIGBUS):
+            if _LIBC.sigaction(int(number), ctypes.byref(action), None):
+                raise ImageError("sigaction() failed")
+
+    def bugs(self, entry: int, flags: int) -> None:
+        """Read the kernel's bug table: ``entry`` bytes each, its flags at ``flags``."""
+        start, end = self.symbols["septum_bugs"], self.symbols["septum_bugs_end"]
+        count = (end - start) // entry
+        table = (_Bug * max(count, 1))()
+        for n in range(count):
+            at = start + n * entry
+            table[n].pc = at + ctypes.c_int32.from_address(at).value
+            table[n].flags = ctypes.c_uint16.from_address(at + flags).value
+        self._keep.append(table)
+        where = ctypes.c_uint64.from_address(self.symbols["septum_bugs_table"])
+        where.value = ctypes.addressof(table)
+        ctypes.c_uint64.from_address(self.symbols["septum_bugs_count"]).value = count
+
+    # --- calling -------------------------------------------------------------------------
+
+    def function(self, name: str, args: int) -> Callable[..., int]:
+        """A function of the runtime, called on this stack."""
+        proto = ctypes.CFUNCTYPE(ctypes.c_uint64, *[ctypes.c_uint64] * args)
+        return proto(self.symbols[name])
+
+    def spawn(self, task: int, cpu: int, name: str, *args: int) -> None:
+        """Prepare a task that calls a function of the image; `resume` runs it."""
+        values = [a & (1 << 64) - 1 for a in (*args, 0, 0, 0, 0)[:4]]
+        self._spawn(task, cpu, self.symbols[name], *values)
+
+    # --- memory --------------------------------------------------------------------------
+
+    @staticmethod
+    def u64(addr: int) -> int:
+        return ctypes.c_uint64.from_address(addr).value
+
+    @staticmethod
+    def load(addr: int, size: int) -> int:
+        return int.from_bytes(ctypes.string_at(addr, size), "little")
+
+    @staticmethod
+    def text(addr: int) -> str:
+        return ctypes.string_at(addr).decode("utf-8", "replace") if addr else ""
+
+    def bump(self, task: int) -> int:
+        """Where the arena of a task ends by now."""
+        at = self.symbols["septum_tasks"] + task * self.sizes() + self._bump_at
+        return self.u64(at)
+
+    # --- snapshots -----------------------------------------------------------------------
+
+    def areas(self) -> list[tuple[int, int]]:
+        """What the kernel's state is: (address, bytes)."""
+        start, end = self.symbols["septum_data"], self.symbols["septum_data_end"]
+        out = [(start, end - start)]
+        out += [(self._percpu(cpu), self._percpu_size()) for cpu in range(1, CPUS)]
+        used = self.bump(SEQUENTIAL) - (ARENA + SEQUENTIAL * ARENA_TASK)
+        out.append((ARENA + SEQUENTIAL * ARENA_TASK, used))
+        pfn = FIRST_PFN + SEQUENTIAL * (ARENA_TASK // PAGE)
+        out.append((VMEMMAP + pfn * STRUCT_PAGE, used // PAGE * STRUCT_PAGE))
+        blocks = self.u64(self.symbols["septum_blocks_used"])
+        out.append((self.symbols["septum_blocks"], blocks * 32))
+        return out
+
+    def save(self) -> None:
+        """Keep the present state as the one that `restore` goes back to."""
+        areas = self.areas()
+        copies = [ctypes.create_string_buffer(size) for _, size in areas]
+        table = (_Area * len(areas))()
+        for slot, (addr, size), copy in zip(table, areas, copies, strict=True):
+            slot.addr, slot.size, slot.copy = addr, size, ctypes.addressof(copy)
+        self._snapshot = (table, copies)
+        self._copy(ctypes.addressof(table), len(areas), 0)
+
+    def restore(self) -> None:
+        """Back to the saved state; what tasks allocated since is zero again."""
+        table, _ = self._snapshot
+        self.clear_arenas()
+        self._copy(ctypes.addressof(table), len(table), 1)
+
+    @property
+    def saved_bytes(self) -> int:
+        """Size of a snapshot."""
+        return sum(area.size for area in self._snapshot[0]) if self._snapshot else 0
