@@ -26,6 +26,7 @@ _COMMANDS = (
     "coverage",
     "designs",
     "doctor",
+    "kernel",
     "monitors",
     "record",
     "replay",

@@ -14,7 +14,7 @@ import ctypes.util
 import mmap
 import signal
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,14 +42,17 @@ ARENA_TASK: Final = 0x200000
 ARENA_SIZE: Final = ARENA_TASK * (TASKS + 1)
 FIRST_PFN: Final = 0x40000
 GMEM_PFN: Final = 0x48000  # guest memory: PFNs that nothing backs
-LAST_PFN: Final = 0x68000
-VMEMMAP: Final = 0x1_8000_0000
+LAST_PFN: Final = 0x49000
+STRUCT_PAGE: Final = 64
+STRUCTS: Final = ARENA + ARENA_SIZE  # struct page of every PFN, watched like the arena
+STRUCTS_SIZE: Final = (LAST_PFN - FIRST_PFN) * STRUCT_PAGE
+VMEMMAP: Final = STRUCTS - FIRST_PFN * STRUCT_PAGE
+FOLIOS: Final = 256  # guest pages per task
 STACKS: Final = 0x1_4000_0000
 STACK_SIZE: Final = 0x10000
 SHADOW: Final = 0x2_0000_0000
 WORK_MAX: Final = 3_000_000
 PAGE: Final = 4096
-STRUCT_PAGE: Final = 64
 _MAP_FIXED_NOREPLACE: Final = 0x100000
 _MAP_NORESERVE: Final = 0x4000
 _BUGFLAG_WARNING: Final = 1
@@ -164,6 +167,7 @@ class Image:
         self.can = self.function("septum_can", 1)
         self.begin = self.function("septum_begin", 0)
         self.clear_arenas = self.function("septum_clear_arenas", 0)
+        self.clear_folios = self.function("septum_clear_folios", 0)
         self.held_write = self.function("septum_held_write", 2)
         self.hash = self.function("septum_hash", 3)
         self._spawn = self.function("septum_spawn", 7)
@@ -198,8 +202,7 @@ class Image:
             ctypes.memmove(self._percpu(cpu), first, self._percpu_size())
         _map(ARENA, ARENA_SIZE)
         _map(STACKS, STACK_SIZE * (TASKS + 1))
-        first = VMEMMAP + FIRST_PFN * STRUCT_PAGE
-        _map(first, (LAST_PFN - FIRST_PFN) * STRUCT_PAGE)
+        _map(STRUCTS, STRUCTS_SIZE)
         _map(SHADOW, 0x1000_0000)
 
     def _percpu(self, cpu: int) -> int:
@@ -213,7 +216,7 @@ class Image:
         values = {
             "arena": ARENA,
             "arena_task": ARENA_TASK,
-            "arena_size": ARENA_SIZE,
+            "arena_size": ARENA_SIZE + STRUCTS_SIZE,
             "image": image,
             "image_end": self.symbols["septum_data_end"],
             "shadow_arena": SHADOW,
@@ -237,6 +240,11 @@ class Image:
             at = self.symbols["septum_tasks"] + n * size + offset
             ctypes.c_uint64.from_address(at).value = ARENA + n * ARENA_TASK
         self._bump_at = offset
+        self._cpu_at = self.u64(self.symbols["septum_cpu_offset"])
+        self._shared = (
+            (values["shared_arena"], ARENA, ARENA + values["arena_size"]),
+            (values["shared_image"], image, values["image_end"]),
+        )
 
     def sizes(self) -> int:
         """sizeof(struct task)."""
@@ -293,6 +301,29 @@ class Image:
         return ctypes.c_uint64.from_address(addr).value
 
     @staticmethod
+    def page(addr: int) -> Sequence[int]:
+        """The 512 words of a page."""
+        return struct.unpack("<512Q", ctypes.string_at(addr, PAGE))
+
+    def is_shared(self, addr: int) -> bool:
+        """The granule was found to be used by two tasks."""
+        for shared, base, end in self._shared:
+            if base <= addr < end:
+                return ctypes.c_uint8.from_address(shared + (addr - base >> 3)).value in (1, 2)
+        return False
+
+    def share(self, addr: int) -> None:
+        """Make the granule's accesses scheduling points."""
+        for shared, base, end in self._shared:
+            if base <= addr < end:
+                ctypes.c_uint8.from_address(shared + (addr - base >> 3)).value = 1
+
+    def cpu(self, task: int) -> int:
+        """The CPU that a task runs on now (an IPI's handler: the target)."""
+        at = self.symbols["septum_tasks"] + task * self.sizes() + self._cpu_at
+        return self.u64(at)
+
+    @staticmethod
     def load(addr: int, size: int) -> int:
         return int.from_bytes(ctypes.string_at(addr, size), "little")
 
@@ -316,9 +347,21 @@ class Image:
         out.append((ARENA + SEQUENTIAL * ARENA_TASK, used))
         pfn = FIRST_PFN + SEQUENTIAL * (ARENA_TASK // PAGE)
         out.append((VMEMMAP + pfn * STRUCT_PAGE, used // PAGE * STRUCT_PAGE))
+        folios = VMEMMAP + (GMEM_PFN + SEQUENTIAL * FOLIOS) * STRUCT_PAGE
+        out.append((folios, FOLIOS * STRUCT_PAGE))
         blocks = self.u64(self.symbols["septum_blocks_used"])
         out.append((self.symbols["septum_blocks"], blocks * 32))
         return out
+
+    def hashed_areas(self) -> list[tuple[int, int]]:
+        """The areas of the snapshot (without the allocator's own records), and what tasks
+        allocated."""
+        areas = self.areas()[:-1]
+        for task in range(TASKS):
+            start = ARENA + task * ARENA_TASK
+            if self.bump(task) > start:
+                areas.append((start, self.bump(task) - start))
+        return areas
 
     def save(self) -> None:
         """Keep the present state as the one that `restore` goes back to."""
@@ -328,12 +371,15 @@ class Image:
         for slot, (addr, size), copy in zip(table, areas, copies, strict=True):
             slot.addr, slot.size, slot.copy = addr, size, ctypes.addressof(copy)
         self._snapshot = (table, copies)
+        saved = ctypes.c_uint64.from_address(self.symbols["septum_saved_bump"])
+        saved.value = self.bump(SEQUENTIAL)
         self._copy(ctypes.addressof(table), len(areas), 0)
 
     def restore(self) -> None:
         """Back to the saved state; what tasks allocated since is zero again."""
         table, _ = self._snapshot
         self.clear_arenas()
+        self.clear_folios()
         self._copy(ctypes.addressof(table), len(table), 1)
 
     @property

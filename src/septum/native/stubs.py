@@ -47,7 +47,15 @@ QUIET = frozenset(
         "register_syscore_ops",
         "perf_register_guest_info_callbacks",
         "kvm_uevent_notify_change",
-        "finish_rcuwait",
+        "kvm_irqfd_release",
+        "__cpuhp_remove_state",
+        "unregister_syscore",
+        "unregister_syscore_ops",
+        "trace_event_buffer_commit",
+        "kvm_dirty_ring_reset",
+        "__copy_overflow",
+        "invept_error",
+        "send_sig_mceerr",
         "rcuwait_wake_up",
     }
 )
@@ -61,9 +69,7 @@ def rename_table(symbols: Iterable[str]) -> dict[str, str]:
     return {s: s.removeprefix(MODEL_PREFIX) for s in symbols if s.startswith(MODEL_PREFIX)}
 
 
-def assembler(
-    functions: Iterable[str], variables: Iterable[str], ops: Mapping[str, int]
-) -> str:
+def assembler(functions: Iterable[str], variables: Iterable[str], ops: Mapping[str, int]) -> str:
     """The stubs' text.
 
     :param ops: offsets of the members of ``struct kvm_x86_ops``.

@@ -16,6 +16,7 @@
 #include <linux/mount.h>
 #include <linux/pagemap.h>
 #include <linux/pseudo_fs.h>
+#include <linux/rcuwait.h>
 #include <linux/slab.h>
 #include <linux/srcu.h>
 #include <linux/uaccess.h>
@@ -70,6 +71,7 @@ void septum_kernel_setup(u64 offset_base, u64 map_base, u64 stride, u64 memory_e
 		per_cpu(cpu_number, i) = i;
 		per_cpu(this_cpu_off, i) = stride * i;
 		per_cpu(hardirqs_enabled, i) = 1;
+		per_cpu(__preempt_count, i) = PREEMPT_ENABLED;
 		__cpumask_set_cpu(i, mask(&__cpu_possible_mask));
 		__cpumask_set_cpu(i, mask(&__cpu_online_mask));
 		__cpumask_set_cpu(i, mask(&__cpu_present_mask));
@@ -401,204 +403,13 @@ int M(smp_call_on_cpu)(unsigned int cpu, int (*func)(void *), void *arg, bool ph
 	return c.ret;
 }
 void M(wbinvd_on_all_cpus)(void) { }
+void M(finish_rcuwait)(struct rcuwait *w) { rcu_assign_pointer(w->task, NULL); }
 
 /* --- identifiers --------------------------------------------------------------------------------------- */
 
 int M(ida_alloc_range)(struct ida *ida, unsigned int min, unsigned int max, gfp_t gfp) { return min; }
 void M(ida_free)(struct ida *ida, unsigned int id) { }
 void M(__module_put_and_kthread_exit)(struct module *m, long c) { }
-
-/* --- files: guest_memfd and the three KVM descriptors ------------------------------------------------------ */
-
-#define FILES 32
-static struct file *septum_files[FILES];
-static int septum_files_used = 3;
-
-int M(get_unused_fd_flags)(unsigned int flags) { return septum_files_used++; }
-void M(put_unused_fd)(unsigned int fd) { }
-void M(fd_install)(unsigned int fd, struct file *file) { septum_files[fd] = file; }
-struct file *septum_file(int fd) { return septum_files[fd]; }
-
-static struct file *new_file(const struct file_operations *fops, void *priv)
-{
-	struct file *f = septum_kmalloc(sizeof(*f));
-
-	f->f_op = fops;
-	f->private_data = priv;
-	file_ref_init(&f->f_ref, 1);
-	return f;
-}
-struct file *M(anon_inode_getfile)(const char *n, const struct file_operations *fops, void *priv,
-				int flags)
-{
-	return new_file(fops, priv);
-}
-struct file *M(anon_inode_getfile_fmode)(const char *n, const struct file_operations *fops,
-				      void *priv, int flags, fmode_t mode)
-{
-	return new_file(fops, priv);
-}
-int M(anon_inode_getfd)(const char *n, const struct file_operations *fops, void *priv, int flags)
-{
-	int fd = get_unused_fd_flags(0);
-
-	fd_install(fd, new_file(fops, priv));
-	return fd;
-}
-struct file *M(fget)(unsigned int fd)
-{
-	struct file *f = septum_files[fd];
-
-	if (f)
-		file_ref_inc(&f->f_ref);
-	return f;
-}
-struct file *M(get_file_active)(struct file **slot)
-{
-	struct file *f = READ_ONCE(*slot);
-
-	return f && file_ref_get(&f->f_ref) ? f : NULL;
-}
-/* The last reference calls ->release() at once, not from task work. */
-void M(fput)(struct file *f)
-{
-	if (!file_ref_put(&f->f_ref))
-		return;
-	if (f->f_op->release)
-		f->f_op->release(f->f_inode, f);
-	septum_free(f);
-}
-
-static struct super_block septum_sb;
-static struct vfsmount septum_mnt = { .mnt_sb = &septum_sb };
-static struct pseudo_fs_context septum_pseudo;
-
-struct pseudo_fs_context *M(init_pseudo)(struct fs_context *fc, unsigned long magic)
-{
-	fc->fs_private = &septum_pseudo;
-	return &septum_pseudo;
-}
-struct vfsmount *M(kern_mount)(struct file_system_type *type)
-{
-	static struct fs_context fc;
-
-	type->init_fs_context(&fc);
-	septum_sb.s_op = septum_pseudo.ops;
-	return &septum_mnt;
-}
-void M(inode_init_once)(struct inode *inode)
-{
-	memset(inode, 0, sizeof(*inode));
-	inode->i_mapping = &inode->i_data;
-	inode->i_data.host = inode;
-	xa_init_flags(&inode->i_data.i_pages, XA_FLAGS_LOCK_IRQ);
-}
-struct inode *M(anon_inode_make_secure_inode)(struct super_block *sb, const char *n,
-					   const struct inode *ctx)
-{
-	struct inode *inode = sb->s_op && sb->s_op->alloc_inode ? sb->s_op->alloc_inode(sb) :
-								  NULL;
-
-	if (!inode) {
-		inode = septum_kmalloc(sizeof(*inode));
-		inode_init_once(inode);
-	}
-	inode->i_mapping = &inode->i_data;
-	inode->i_data.host = inode;
-	return inode;
-}
-struct file *M(alloc_file_pseudo)(struct inode *inode, struct vfsmount *m, const char *n, int flags,
-			       const struct file_operations *fops)
-{
-	struct file *f = new_file(fops, NULL);
-
-	f->f_inode = inode;
-	f->f_mapping = inode->i_mapping;
-	return f;
-}
-int M(file_modified)(struct file *f) { return 0; }
-void M(iput)(struct inode *inode) { }
-
-/* --- the page cache of guest_memfd: one slot per index ------------------------------------------------------- */
-
-#define CACHE_SLOTS 4096
-u64 septum_gmem_pfn;	/* first PFN of guest memory, which nothing backs */
-static struct folio *septum_cache[CACHE_SLOTS];
-static u8 septum_generation[CACHE_SLOTS];
-
-static struct folio *new_folio(struct address_space *mapping, pgoff_t index)
-{
-	u64 pfn = septum_gmem_pfn + index + CACHE_SLOTS * septum_generation[index]++;
-	struct folio *f = page_folio(pfn_to_page(pfn));
-
-	f->mapping = mapping;
-	f->index = index;
-	atomic_set(&f->page._refcount, 2);	/* the cache's and the caller's */
-	return f;
-}
-struct folio *septum_get_folio(struct address_space *mapping, pgoff_t index, fgf_t fgp)
-{
-	struct folio *f;
-
-	for (;;) {
-		f = READ_ONCE(septum_cache[index]);
-		if (!f) {
-			if (!(fgp & FGP_CREAT))
-				return ERR_PTR(-ENOENT);
-			f = new_folio(mapping, index);
-			if (cmpxchg(&septum_cache[index], NULL, f))
-				continue;
-			if (fgp & FGP_LOCK)
-				septum_lock(f, 0);
-			return f;
-		}
-		atomic_inc(&f->page._refcount);
-		if (!(fgp & FGP_LOCK))
-			return f;
-		septum_lock(f, 0);
-		if (READ_ONCE(septum_cache[index]) == f)
-			return f;
-		septum_unlock(f, 0); /* truncated meanwhile */
-		atomic_dec(&f->page._refcount);
-	}
-}
-struct folio *M(__filemap_get_folio_mpol)(struct address_space *mapping, pgoff_t index, fgf_t fgp,
-				       gfp_t gfp, struct mempolicy *policy)
-{
-	return septum_get_folio(mapping, index, fgp);
-}
-struct folio *M(__filemap_get_folio)(struct address_space *mapping, pgoff_t index, fgf_t fgp,
-				  gfp_t gfp)
-{
-	return septum_get_folio(mapping, index, fgp);
-}
-void M(folio_unlock)(struct folio *f) { septum_unlock(f, 0); }
-
-/* The last reference is gone: the page is the host's again. */
-void M(__folio_put)(struct folio *f)
-{
-	septum_tell(SEPTUM_TELL_FREED, folio_pfn(f), 0);
-}
-static void drop_folio(struct folio *f)
-{
-	if (atomic_dec_and_test(&f->page._refcount))
-		__folio_put(f);
-}
-void M(truncate_inode_pages_range)(struct address_space *mapping, loff_t start, uoff_t end)
-{
-	pgoff_t index, last = min_t(u64, end >> PAGE_SHIFT, CACHE_SLOTS - 1);
-
-	for (index = start >> PAGE_SHIFT; index <= last; index++) {
-		struct folio *f = READ_ONCE(septum_cache[index]);
-
-		if (!f)
-			continue;
-		septum_lock(f, 0);
-		WRITE_ONCE(septum_cache[index], NULL);
-		septum_unlock(f, 0);
-		drop_folio(f);
-	}
-}
 
 /* --- registration of things that nobody uses here ------------------------------------------------------------- */
 

@@ -246,23 +246,39 @@ static u64 septum_irqs_off[SEPTUM_CPUS];	/* 1: off, 2: an IPI is pending */
 
 static int irqs_on(void *arg)
 {
-	return !*(u64 *)arg;
+	return !(*(u64 *)arg & 2); /* taken; it may be in the guest again by now */
+}
+
+struct septum_handler {
+	void (*func)(void *);
+	void *info;
+};
+
+static void handler(void *arg)
+{
+	struct septum_handler *h = arg;
+	int was = this_cpu_read(hardirqs_enabled);
+
+	this_cpu_write(hardirqs_enabled, 0);
+	h->func(h->info);
+	this_cpu_write(hardirqs_enabled, was);
 }
 
 /* The handlers that KVM sends (ack_kick, tdx_flush_vp) run in the sender's stead, once the
  * target has IRQs on; a target inside the guest leaves it first. */
 void septum_ipi(int cpu, void (*func)(void *), void *info, bool wait)
 {
+	struct septum_handler h = { func, info };
 	u64 *off = &septum_irqs_off[cpu];
 
 	septum_touch(off, 8, SEPTUM_RMW | SEPTUM_ATOMIC);
-	if (*off & 1) {
-		*off |= 2;
+	if (septum_get(off) & 1) {
+		septum_set(off, septum_get(off) | 2);
 		septum_tell(SEPTUM_TELL_KICKED, cpu, 0);
 		if (wait)
 			septum_wait(irqs_on, off, off);
 	}
-	septum_on_cpu(cpu, func, info);
+	septum_on_cpu(cpu, handler, &h);
 }
 
 u64 septum_ipi_pending(int cpu) { return septum_irqs_off[cpu] >> 1; }
@@ -273,7 +289,7 @@ static void irqs_off_and_in_guest_mode(struct kvm_vcpu *vcpu)
 	u64 *off = &septum_irqs_off[septum_cpu()];
 
 	septum_touch(off, 8, SEPTUM_RMW | SEPTUM_ATOMIC);
-	*off = 1;
+	septum_set(off, 1);
 	lockdep_hardirqs_off(0);
 	smp_store_release(&vcpu->mode, IN_GUEST_MODE);
 }
@@ -285,7 +301,7 @@ static void outside_guest_mode_and_irqs_on(struct kvm_vcpu *vcpu)
 	WRITE_ONCE(vcpu->mode, OUTSIDE_GUEST_MODE);
 	lockdep_hardirqs_on(0);
 	septum_touch(off, 8, SEPTUM_RMW | SEPTUM_ATOMIC);
-	*off = 0;
+	septum_set(off, 0);
 }
 
 static int requests(struct kvm_vcpu *vcpu)
@@ -313,37 +329,53 @@ static int enter_guest(struct kvm_vcpu *vcpu)
 	r = kvm_mmu_reload(vcpu);
 	if (r)
 		return r;
+	preempt_disable();
+	kvm_x86_ops.prepare_switch_to_guest(vcpu);
 	irqs_off_and_in_guest_mode(vcpu);
 	kvm_vcpu_srcu_read_unlock(vcpu);
 	smp_mb__after_srcu_read_unlock();
 	if (READ_ONCE(vcpu->mode) == EXITING_GUEST_MODE || kvm_request_pending(vcpu)) {
 		septum_tell(SEPTUM_TELL_REACHED, (u64)"a request stopped a vCPU before it entered", 0);
 		outside_guest_mode_and_irqs_on(vcpu);
+		preempt_enable();
 		kvm_vcpu_srcu_read_lock(vcpu);
 		return 1;
 	}
 	exit = kvm_x86_ops.vcpu_run(vcpu, 0);
 	outside_guest_mode_and_irqs_on(vcpu);
+	preempt_enable();
 	kvm_vcpu_srcu_read_lock(vcpu);
 	return kvm_x86_ops.handle_exit(vcpu, exit);
 }
+
+u8 septum_leave[SEPTUM_CPUS];	/* set when the guest has nothing left to do */
 
 int M(kvm_arch_vcpu_ioctl_run)(struct kvm_vcpu *vcpu)
 {
 	int r;
 
 	vcpu_load(vcpu);
+	septum_leave[vcpu->vcpu_id] = 0;
 	kvm_vcpu_srcu_read_lock(vcpu);
 	do {
 		r = enter_guest(vcpu);
 		if (r <= 0)
 			break;
 		septum_tell(SEPTUM_TELL_ROUND, vcpu->vcpu_id, 0);
-	} while (!READ_ONCE(vcpu->run->immediate_exit__unsafe));
+	} while (!septum_leave[vcpu->vcpu_id]);
 	kvm_vcpu_srcu_read_unlock(vcpu);
 	vcpu_put(vcpu);
 	return r;
 }
+
+/* userspace's only page: what KVM_TDX_INIT_MEM_REGION copies. */
+int M(get_user_pages_fast)(unsigned long at, int n, unsigned int flags, struct page **pages)
+{
+	pages[0] = virt_to_page((void *)at);
+	atomic_add(2, &pages[0]->_refcount);
+	return 1;
+}
+void M(unpin_user_page)(struct page *page) { atomic_dec(&page->_refcount); }
 
 /* --- making a TD -------------------------------------------------------------------------------------- */
 
@@ -355,8 +387,10 @@ extern u64 septum_gmem_pfn;
 
 struct kvm *septum_kvm;
 struct kvm_vcpu *septum_vcpu[SEPTUM_CPUS];
-static struct file *vm_file, *vcpu_file[SEPTUM_CPUS], *gmem_file;
-static u64 septum_slot_pages;
+static struct file *vm_file, *vcpu_file[SEPTUM_CPUS];
+struct file *septum_gmem_file;
+#define gmem_file septum_gmem_file
+static void *septum_source;	/* what userspace fills private pages from */
 
 /* hkid, the numbers of TDCS and TDVPS pages: septum.tdx's. */
 long septum_module_init(u64 hkid, u64 tdcs_pages, u64 tdvps_pages)
@@ -366,11 +400,17 @@ long septum_module_init(u64 hkid, u64 tdcs_pages, u64 tdvps_pages)
 	septum_hkid = hkid;
 	septum_sysinfo.td_ctrl.tdcs_base_size = tdcs_pages * PAGE_SIZE;
 	septum_sysinfo.td_ctrl.tdvps_base_size = tdvps_pages * PAGE_SIZE;
+#ifdef SEPTUM_HAVE_X86_MODULE_INIT
 	kvm_mmu_x86_module_init();
+#endif
 	r = kvm_mmu_vendor_module_init();
 	if (r)
 		return r;
+#ifdef SEPTUM_EPT_MASKS_2
+	kvm_mmu_set_ept_masks(true, true);
+#else
 	kvm_mmu_set_ept_masks(true);
+#endif
 	kvm_configure_mmu(true, 0, 4, PG_LEVEL_1G);
 	enable_tdx = true;
 	set_bit(X86_FEATURE_OSXSAVE, (unsigned long *)boot_cpu_data.x86_capability);
@@ -401,7 +441,6 @@ long septum_create_vm(u64 tsc)
 		return fd;
 	vm_file = septum_file(fd);
 	septum_kvm = vm_file->private_data;
-	init.vm.attributes = SEPTUM_ATTR;
 	init.vm.cpuid.nent = 1;
 	init.vm.cpuid.entries[0].function = 0x80000008;
 	init.vm.cpuid.entries[0].eax = 48 << 16;
@@ -425,30 +464,45 @@ long septum_create_vcpu(u64 id)
 	return r;
 }
 
-/* A guest_memfd slot from GFN 0, all of it private. */
-long septum_create_slot(u64 pages, u64 gmem_pfn)
+static long add_slot(u32 id, u64 gfn, u64 pages, long fd, u64 offset)
 {
-	struct kvm_create_guest_memfd create = { .size = pages << PAGE_SHIFT };
 	struct kvm_userspace_memory_region2 region = {
+		.slot = id,
 		.flags = KVM_MEM_GUEST_MEMFD,
+		.guest_phys_addr = gfn << PAGE_SHIFT,
 		.memory_size = pages << PAGE_SHIFT,
-		.userspace_addr = 0x700000000000ul,
+		.userspace_addr = 0x700000000000ul + (gfn << PAGE_SHIFT),
+		.guest_memfd = fd,
+		.guest_memfd_offset = offset << PAGE_SHIFT,
 	};
 	struct kvm_memory_attributes attr = {
+		.address = gfn << PAGE_SHIFT,
 		.size = pages << PAGE_SHIFT,
 		.attributes = KVM_MEMORY_ATTRIBUTE_PRIVATE,
 	};
+	long r = kvm_vm_ioctl(vm_file, KVM_SET_USER_MEMORY_REGION2, (u64)&region);
+
+	return r ?: kvm_vm_ioctl(vm_file, KVM_SET_MEMORY_ATTRIBUTES, (u64)&attr);
+}
+
+/*
+ * A guest_memfd slot from GFN 0, all of it private; and one page far away, whose mapping makes
+ * the upper tables, so that a scenario written for small tables misses as many as it says.
+ */
+long septum_create_slot(u64 pages, u64 gmem_pfn, u64 far_gfn)
+{
+	struct kvm_create_guest_memfd create = { .size = (pages + 1) << PAGE_SHIFT };
 	long fd, r;
 
-	septum_slot_pages = pages;
+	septum_source = septum_alloc(PAGE_SIZE, PAGE_SIZE);
 	septum_gmem_pfn = gmem_pfn;
 	fd = kvm_vm_ioctl(vm_file, KVM_CREATE_GUEST_MEMFD, (u64)&create);
 	if (fd < 0)
 		return fd;
 	gmem_file = septum_file(fd);
-	region.guest_memfd = fd;
-	r = kvm_vm_ioctl(vm_file, KVM_SET_USER_MEMORY_REGION2, (u64)&region);
-	return r ?: kvm_vm_ioctl(vm_file, KVM_SET_MEMORY_ATTRIBUTES, (u64)&attr);
+	get_file(gmem_file);	/* a second descriptor, so that KVM's references commute */
+	r = add_slot(0, 0, pages, fd, 0);
+	return r || !far_gfn ? r : add_slot(1, far_gfn, 1, fd, pages);
 }
 
 /* --- operations of a scenario ------------------------------------------------------------------------ */
@@ -504,9 +558,8 @@ long septum_op_run_vcpu(u64 id)
 
 long septum_op_init_mem_region(u64 gfn)
 {
-	static u8 source[PAGE_SIZE] __aligned(PAGE_SIZE);
 	struct kvm_tdx_init_mem_region region = {
-		.source_addr = (u64)source, .gpa = gfn << PAGE_SHIFT, .nr_pages = 1,
+		.source_addr = (u64)septum_source, .gpa = gfn << PAGE_SHIFT, .nr_pages = 1,
 	};
 
 	return encrypt_op(vcpu_file[0], true, KVM_TDX_INIT_MEM_REGION, 0, &region);
@@ -543,6 +596,7 @@ long septum_op_punch_hole(u64 start, u64 end)
 long septum_op_release_gmem(void)
 {
 	fput(gmem_file);
+	fput(gmem_file);
 	return 0;
 }
 
@@ -576,7 +630,7 @@ long septum_op_destroy_vm(void)
 	int i;
 
 	if (file_ref_read(&gmem_file->f_ref))
-		fput(gmem_file);
+		septum_op_release_gmem();
 	for (i = 0; i < SEPTUM_CPUS; i++)
 		if (vcpu_file[i])
 			fput(vcpu_file[i]);
@@ -613,6 +667,7 @@ struct septum_field {
 	FIELD(kvm, arch.tdp_mmu_roots),
 	FIELD(kvm, arch.tdp_mmu_pages_lock),
 	FIELD(kvm, arch.pre_fault_allowed),
+	FIELD(vcpu_tdx, vp.tdvpr_page),
 	FIELD(kvm_tdx, wait_for_sept_zap),
 	FIELD(kvm_tdx, state),
 	FIELD(kvm_tdx, hkid),
@@ -623,6 +678,8 @@ struct septum_field {
 	FIELD(kvm_vcpu, cpu),
 	FIELD(kvm_vcpu, arch.root_mmu.root.hpa),
 	FIELD(kvm_vcpu, arch.root_mmu.mirror_root_hpa),
+	FIELD(file, f_ref),
+	FIELD(page, _refcount),
 	FIELD(kvm_mmu_page, link),
 	FIELD(kvm_mmu_page, role),
 	FIELD(kvm_mmu_page, gfn),
@@ -634,6 +691,7 @@ struct septum_field {
 	{ "sizeof.kvm", 0, sizeof(struct kvm_tdx) },
 	{ "sizeof.kvm_vcpu", 0, sizeof(struct vcpu_tdx) },
 	{ "sizeof.kvm_mmu_page", 0, sizeof(struct kvm_mmu_page) },
+	{ "sizeof.file", 0, sizeof(struct file) },
 	{ "sizeof.page", 0, sizeof(struct page) },
 	{ "sizeof.bug_entry", 0, sizeof(struct bug_entry) },
 	{ "offset.bug_entry.flags", offsetof(struct bug_entry, flags), 2 },

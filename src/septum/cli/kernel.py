@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``septum kernel``: a kernel tree's own C code under the explorer."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import click
+
+from septum.cli.options import explorer, format_option, search_options
+from septum.cli.running import default_directory, save_all
+from septum.cli.terminal import painter, width
+from septum.explore import Options
+from septum.kvm.monitors import MONITORS
+from septum.native.build import Built, build
+from septum.native.check import KernelRow, check_row
+from septum.native.errors import BuildError
+from septum.report.counterexample import counterexample_text
+from septum.report.documents import check_document, dump
+from septum.report.fold import BUDGET
+from septum.report.layout import WIDTH
+from septum.report.verdicts import exit_code, summary_line, verdict_table
+from septum.scenarios.model import Scenario
+from septum.scenarios.suite import SCENARIOS, find
+
+__all__ = ["command"]
+
+TREE = click.option(
+    "--linux",
+    "tree",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="TREE",
+    help="A kernel source tree; nothing is written into it.",
+)
+
+
+@click.group("kernel")
+def command() -> None:
+    """Compile a kernel tree's own KVM code and explore it (docs/kernel.md).
+
+    The unmodified files of TREE are compiled with their own headers and run as tasks over
+    the TDX Module model; scenarios, rules and counterexamples are those of `septum check`.
+    """
+
+
+def _build(tree: Path, clean: bool) -> Built:
+    shown = ""
+
+    def progress(what: str) -> None:
+        nonlocal shown
+        if sys.stderr.isatty():
+            click.echo(f"\r{what:<{len(shown)}}", nl=False, err=True)
+            shown = what
+
+    try:
+        made = build(tree, clean=clean, progress=progress)
+    except BuildError as error:
+        if shown:
+            click.echo(err=True)
+        raise click.ClickException(str(error)) from None
+    if shown:
+        click.echo(f"\r{' ' * len(shown)}\r", nl=False, err=True)
+    return made
+
+
+@command.command("build")
+@TREE
+@click.option("--clean", is_flag=True, help="Forget what was built before.")
+def build_command(tree: Path, clean: bool) -> None:
+    """Compile TREE into an image, or say that it is there already.
+
+    Exit status 0: built; 2: not possible, and why.
+    """
+    made = _build(tree, clean)
+    if made.seconds:
+        total = sum(made.seconds.values())
+        parts = ", ".join(f"{what} {seconds:.1f}s" for what, seconds in made.seconds.items())
+        click.echo(f"Linux {made.tree.version}: built in {total:.1f}s ({parts})")
+    else:
+        click.echo(f"Linux {made.tree.version}: built before, and nothing has changed")
+    click.echo(str(made.image))
+
+
+@command.command("check")
+@TREE
+@click.option("--scenario", "-s", "scenarios", multiple=True, metavar="NAME", help="A scenario.")
+@click.option(
+    "--save",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write counterexamples to DIR (default: the user's cache).",
+)
+@click.option("--tables/--no-tables", default=True, help="Print each interleaving.")
+@click.option("--wide", is_flag=True, help="Every count, not bound to 78 columns.")
+@format_option()
+@search_options
+@click.pass_context
+def check_command(
+    ctx: click.Context,
+    /,
+    tree: Path,
+    scenarios: tuple[str, ...],
+    save: Path | None,
+    tables: bool,
+    wide: bool,
+    form: str,
+    **search: Any,
+) -> None:
+    """Explore TREE's C code in scenarios and judge every step.
+
+    Without -s: every default scenario.  A scenario whose operations the compiled kernel
+    does not offer is n/a.
+
+    Exit status 0: everything holds; 1: a rule broke; 3: inconclusive; 2: wrong usage or a
+    tree that cannot be built; 130: interrupted.
+    """
+    chosen = _chosen(scenarios)
+    options = _options(search)
+    made = _build(tree, False)
+    begun = perf_counter()
+    rows: list[KernelRow] = []
+    interrupted = False
+    try:
+        for n, scenario in enumerate(chosen):
+            _tell(f"{n}/{len(chosen)} {scenario.name}")
+            rows.append(check_row(made.image, str(made.tree.path), made.name, scenario, options))
+    except KeyboardInterrupt:
+        interrupted = True
+    _tell("")
+    results = [row.result for row in rows]
+    files = save_all(results, save or default_directory())
+    seconds = perf_counter() - begun
+    if form == "json":
+        document = check_document(results, seconds=seconds, files=files, interrupted=interrupted)
+        click.echo(dump(document), nl=False)
+    else:
+        if tables:
+            _print_tables(rows, files)
+        click.echo(
+            verdict_table(results, files=files, width=width(wide), wide=wide, paint=painter()),
+            nl=False,
+        )
+        click.echo(summary_line(results, seconds))
+    if interrupted:
+        left = [s.name for s in chosen[len(rows) :]]
+        click.echo(f"Interrupted; to check what is left: -s {' -s '.join(left)}", err=True)
+        ctx.exit(130)
+    ctx.exit(exit_code(results))
+
+
+def _options(search: Mapping[str, Any]) -> Options:
+    """The explorer's options; those of `septum check` that mean nothing here are refused."""
+    if str(search.get("memory_model", "sc")).lower() != "sc":
+        raise click.UsageError("--memory-model tso: compiled code is explored under sc only")
+    if search.get("params"):
+        raise click.UsageError("-p: the compiled kernel's tables have the hardware's shape")
+    known = inspect.signature(explorer).parameters
+    return explorer(**{k: v for k, v in search.items() if k in known and k != "memory_model"})
+
+
+def _chosen(names: Sequence[str]) -> list[Scenario]:
+    if names:
+        return [find(name) for name in dict.fromkeys(names)]
+    return [s for s in SCENARIOS.values() if s.default]
+
+
+def _tell(what: str) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\r{what:<60}\r", nl=False, err=True)
+
+
+def _print_tables(rows: Sequence[KernelRow], files: dict[tuple[str, str], str]) -> None:
+    for row in rows:
+        ce = row.result.counterexample
+        if ce is None or row.replay is None:
+            continue
+        text = counterexample_text(
+            ce,
+            row.replay,
+            story=SCENARIOS.get(ce.scenario),
+            rule=MONITORS.get(ce.finding.rule),
+            doc="the tree's own C code",
+            width=WIDTH,
+            budget=BUDGET,
+            sources=True,
+            paint=painter(),
+        )
+        click.echo(f"{text}\n{'=' * WIDTH}\n")

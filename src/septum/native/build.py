@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""From a tree to an image, cached by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+from septum.native.errors import BuildError
+from septum.native.kbuild import CODE, Kbuild
+from septum.native.link import link
+from septum.native.tree import Tree, check_tools, read_tree
+
+__all__ = ["Built", "build", "default_cache"]
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """An image that is ready to be loaded.
+
+    :ivar seconds: what each stage took; empty if the image was there already.
+    """
+
+    tree: Tree
+    image: Path
+    seconds: dict[str, float]
+
+    @property
+    def name(self) -> str:
+        """How rows call it."""
+        return f"linux-{self.tree.version}"
+
+
+def default_cache() -> Path:
+    """Where builds are kept: the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(cache) / "septum" / "kernel"
+
+
+def _own_digest() -> str:
+    """Of the runtime, the glue, and what builds them."""
+    digest = hashlib.sha256()
+    for path in sorted([*CODE.iterdir(), *Path(__file__).parent.glob("*.py")]):
+        if path.name in ("kbuild.py", "link.py", "stubs.py", "probes.py") or path.parent == CODE:
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def build(
+    path: Path,
+    *,
+    cache: Path | None = None,
+    clean: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Built:
+    """Build, or find what was built.  Nothing is written into the tree.
+
+    :param cache: directory of all builds (default: the user's cache).
+    :param clean: forget what was built before.
+    :raises BuildError: one clear message.
+    """
+    tree = read_tree(path)
+    name = hashlib.sha256(str(tree.path).encode()).hexdigest()[:12]
+    home = (cache or default_cache()) / f"{tree.version}-{name}"
+    if clean and home.exists():
+        shutil.rmtree(home)
+    record = home / "built.json"
+    image = home / "image" / "image.elf"
+    key = {"tree": tree.digest(), "septum": _own_digest()}
+    known = _read(record)
+    if image.exists() and all(known.get(k) == v for k, v in key.items()):
+        return Built(tree, image, {})
+    check_tools()
+    try:
+        if known.get("fragment") != (fragment := _fragment()) and (home / "o").exists():
+            shutil.rmtree(home / "o")
+        work = Kbuild(tree, home / "o", progress)
+        objects = work.run(compiled=known.get("compiled") == key["tree"])
+        record.write_text(json.dumps({"fragment": fragment, "compiled": key["tree"]}))
+        progress("link")
+        begun = perf_counter()
+        image = link(work, objects, home / "image")
+        work.seconds["link"] = perf_counter() - begun
+        record.write_text(json.dumps({**key, "fragment": fragment, "compiled": key["tree"]}))
+    except OSError as error:
+        raise BuildError(
+            f"{home}: {error.strerror}: free some space or set XDG_CACHE_HOME"
+        ) from None
+    return Built(tree, image, work.seconds)
+
+
+def _fragment() -> str:
+    return hashlib.sha256((CODE / "fragment.config").read_bytes()).hexdigest()
+
+
+def _read(record: Path) -> dict[str, str]:
+    try:
+        data = json.loads(record.read_text())
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What the files of the runtime share with each other. */
+#ifndef SEPTUM_RUNTIME_H
+#define SEPTUM_RUNTIME_H
+
+#include "septum.h"
+
+typedef septum_u8 u8;
+typedef septum_u32 u32;
+typedef septum_u64 u64;
+
+#define KEEP __attribute__((section(".septum_keep")))	/* not part of a snapshot */
+
+enum { LIVE = 1, GRACE, FREED };
+
+struct block {
+	u64 addr, size, stamp;
+	u32 state, task;
+};
+
+struct held {
+	u64 lock;
+	u32 shared, pad;
+};
+
+#define HELD_MAX 24
+#define BLOCKS_MAX 16384
+
+struct task {
+	u64 rsp;
+	struct septum_event ev;
+	u64 rcu_depth, rcu_stamp, irq_off;
+	u64 held_count;
+	struct held held[HELD_MAX];
+	u64 cpu, ipi_cpu;
+	u64 bump; /* next free byte of its arena */
+	u64 work; /* hooks since it was resumed */
+	u64 percpu_preempt;
+	int (*ready)(void *);
+	void *ready_arg;
+};
+
+struct lock_state {
+	u64 addr;
+	u32 writer; /* task + 1 */
+	u32 readers; /* total */
+	u8 by[SEPTUM_TASKS + 1];
+};
+
+#define LOCKS_MAX 512
+
+struct septum_config {
+	u64 arena, arena_task, arena_size;	/* a piece per task, and all of it */
+	u64 image, image_end;			/* what is watched of the image */
+	u64 shadow_arena, shadow_image;		/* a u32 per granule */
+	u64 shared_arena, shared_image;		/* a byte per granule */
+	u64 stack, stack_size;			/* a stack per task */
+	u64 cpu_stride;				/* distance of the per-CPU areas */
+	u64 work_max;
+	u64 dead_arena;				/* a u16 per granule: freed in which epoch */
+};
+
+extern struct septum_config septum_config;
+extern u32 septum_epoch;
+extern u64 septum_found_count;
+extern int septum_current;
+extern struct task septum_tasks[SEPTUM_TASKS + 1];
+extern u64 septum_stamp;
+extern u64 septum_rcu_word;
+
+#define ME (&septum_tasks[septum_current])
+#define RET ((u64)__builtin_return_address(0))
+
+void septum_announce(u32 kind, u64 addr, u32 size, u64 type, u64 pc);
+void septum_hook(u64 addr, u32 size, u64 type, u64 pc);
+int septum_granule(u64 addr, u64 write);
+void septum_enter_cpu(u64 cpu);
+void septum_judge_freed(u64 addr, u64 pc);
+struct lock_state *septum_lock_state(u64 addr);
+int septum_can_take(struct lock_state *l, int shared);
+
+#endif

@@ -1,0 +1,411 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Runs the image's tasks as tasks of a `Machine`: one announcement, one point.
+
+A C task announces its next access and yields; `Machine.point` decides who goes on; the access
+is performed when the task is resumed, and its outcome is known when it announces the next one.
+That is the same event, so footprints, sleep sets, monitors and counterexamples are those of
+the Python models.  SEAMCALLs are served here by `septum.tdx`, whose own points are points of
+the calling task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from septum.kvm.guest import flush_all, run_guest
+from septum.kvm.seamcall import Injected
+from septum.machine import Event, Halt
+from septum.machine.dependency import (
+    ADD,
+    EXCL,
+    EXCL_REL,
+    FAIL_EXCL,
+    FAIL_SHARED,
+    READ,
+    SHARED,
+    SHARED_REL,
+    TRY_EXCL,
+    TRY_SHARED,
+    WAIT,
+    WRITE,
+)
+from septum.native.image import SEQUENTIAL, STACK_SIZE, STACKS
+from septum.native.kernel import Kernel, KernelError
+from septum.native.notice import Notice
+from septum.native.objects import Granule
+from septum.native.problems import report_problems
+from septum.native.source import rmw_name
+from septum.tdx.leaves import SEAMCALL_NAMES, TDH_VP_ENTER
+from septum.tdx.regs import Result
+from septum.tdx.status import decode, is_operand_busy
+
+__all__ = ["Driver"]
+
+(
+    _NONE,
+    ACCESS,
+    LOCK,
+    UNLOCK,
+    FREE,
+    AWAIT_C,
+    RETRY,
+    SEAMCALL,
+    TELL,
+    CHOICE,
+    DONE,
+    DIED,
+) = range(12)
+TELL_FREED, TELL_ROUND, TELL_REACHED, TELL_FLUSH, TELL_KICKED = range(1, 6)
+_WRITE, _RMW, _RCU = 1, 2, 0x100
+_REGISTERS: Final = ("rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13")
+_QUIET_LEAFS: Final = frozenset({11, 12, 26, 43, 48})
+"""MNG.RD, MNG.WR, VP.RD, VP.WR, and the like: no state of theirs is modelled; success, 0."""
+_IDLE_RETRIES: Final = 20
+_LOCK_OPS: Final = {0: "write_lock", 1: "read_lock", 2: "try_lock", 3: "read_trylock"}
+
+
+class Driver:
+    """Calls functions of the image on behalf of machine tasks.
+
+    :ivar last: what each task's last SEAMCALL was and gave, for those who ask why.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.image = kernel.image
+        self.m = kernel.m
+        self.notice = Notice(kernel)
+        self.last: dict[int, Any] = {}
+        self.entered: dict[int, bool] = {}
+        self.idle: dict[int, int] = {}
+        self.first: dict[int, dict[Granule, tuple[int, int, int]]] = {}
+        self._pending: dict[int, tuple[Event | None, Granule, int, int, int]] = {}
+
+    # --- calls -------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """A new execution begins."""
+        self.last.clear()
+        self.entered.clear()
+        self._pending.clear()
+        self.idle.clear()
+        self.first.clear()
+        self.notice.start()
+
+    def sequential(self, name: str, *args: int, cpu: int = 0) -> int:
+        """Call a function with nobody else running; its result as a signed number.
+
+        :raises Halt: it died (a finding says why).
+        """
+        return self.call(name, *args, cpu=cpu)
+
+    def call(self, name: str, *args: int, cpu: int, vcpu: int = -1) -> int:
+        """Run a function of the image as the current machine task."""
+        m = self.m
+        number = m.current.id if m.exploring and not m.dead else SEQUENTIAL
+        self.image.exploring.value = int(number != SEQUENTIAL)
+        self.image.spawn(number, cpu, name, *args)
+        event = self.image.events[number]
+        handlers = self._HANDLERS
+        resume = self.image.resume
+        while True:
+            kind = resume(number)
+            if event.performed:
+                self._performed(number, event)
+            if self.image.found_count.value:
+                report_problems(self, number)
+            if kind == DONE:
+                result: int = event.result
+                return result - (1 << 64) if result >> 63 else result
+            handler = handlers.get(kind)
+            if handler is None:
+                raise KernelError(f"{name} announced {kind}, which no version of the runtime does")
+            handler(self, number, event)
+
+    # --- accesses ----------------------------------------------------------------------
+
+    def _point(self, op: str, obj: str, pc: int, ready: Callable[[], bool] | None = None) -> Event:
+        m = self.m
+        event = m.point(op, obj, ready)
+        if m.tracing:
+            frames = self.kernel.lines.frames(pc)
+            own = next((f for f in frames if not _plumbing(f.function)), frames[-1])
+            event.where = (own.function, own.file, own.line)
+            event.stack = tuple(f.function for f in reversed(frames))
+        return event
+
+    def _access(self, number: int, ev: Any) -> None:
+        cell = self.kernel.objects.cell(ev.addr)
+        kind = ev.type
+        if kind & _RMW:
+            op = rmw_name(ev.pc)
+        else:
+            op = "write" if kind & _WRITE else "read"
+        if kind & _RCU:
+            op = "call_rcu" if kind & _WRITE else "rcu_read_lock"
+        if self.m.interleaving:
+            event = self._point(op, cell.name, ev.pc)
+            self._pending[number] = (event, cell, kind, ev.addr, ev.size)
+        else:
+            self._pending[number] = (None, cell, kind, ev.addr, ev.size)
+
+    def _performed(self, number: int, ev: Any) -> None:
+        pending = self._pending.pop(number, None)
+        if pending is None:
+            return
+        event, cell, kind, addr, size = pending
+        m = self.m
+        before, after = ev.before, ev.after
+        if not cell.counter:
+            self.first.setdefault(number, {}).setdefault(cell, (addr, size, before))
+        blame = m.current.blame
+        if kind & _RCU:
+            m.acc.append((cell.name, ADD if kind & _WRITE else READ))
+            return
+        # A store of what is there already is, in this state, a read: it commutes with reads,
+        # and depends on every store that changes the word.
+        if before != after:
+            foreign = cell in blame and cell.wseq > blame[cell]
+            if kind & _RMW and cell.adds(before, after):
+                m.acc.append((cell.name, ADD))
+            else:
+                m.acc.append((cell.name, WRITE))
+            cell.touch()
+            if cell in blame and not foreign:
+                blame[cell] = m.seq
+        else:
+            m.acc.append((cell.name, READ))
+            if not cell.counter:
+                blame.setdefault(cell, m.seq)
+            if event is not None and kind & _RMW and event.op == "cmpxchg":
+                event.op = "cmpxchg-failed"
+        if m.history is not None:
+            m.history.append(before)
+        if event is not None:
+            if cell.table:
+                event.seen = self.kernel.value_of(before)
+                event.left = self.kernel.value_of(after)
+            else:
+                event.seen, event.left = before, after
+        self.notice.accessed(number, cell, addr, kind, before, after, event)
+
+    # --- locks and waits ---------------------------------------------------------------
+
+    def _lock(self, number: int, ev: Any) -> None:
+        m = self.m
+        cell = self.kernel.objects.cell(ev.addr)
+        op = _LOCK_OPS[ev.type & 3]
+        shared, attempt = ev.type & 1, ev.type & 2
+        can = self.image.can
+        if not m.interleaving:
+            if not attempt and not can(number):
+                m.report("DEADLOCK", f"{op} {cell.name} with nobody to release it", cell.name)
+                raise Halt
+            return
+        self._point(op, cell.name, ev.pc, None if attempt else lambda: bool(can(number)))
+        if not attempt:
+            m.acc.append((cell.name, SHARED if shared else EXCL))
+        elif can(number):
+            m.acc.append((cell.name, TRY_SHARED if shared else TRY_EXCL))
+        else:
+            m.acc.append((cell.name, FAIL_SHARED if shared else FAIL_EXCL))
+            m.current.blame.setdefault(cell, m.seq)
+
+    def _unlock(self, number: int, ev: Any) -> None:
+        m = self.m
+        if not m.interleaving:
+            return
+        cell = self.kernel.objects.cell(ev.addr)
+        self._point("read_unlock" if ev.type & 1 else "write_unlock", cell.name, ev.pc)
+        m.acc.append((cell.name, SHARED_REL if ev.type & 1 else EXCL_REL))
+        cell.touch()
+
+    def _await(self, number: int, ev: Any) -> None:
+        m = self.m
+        cell = self.kernel.objects.cell(ev.addr)
+        can = self.image.can
+        if not m.interleaving:
+            if not can(number):
+                m.report("STUCK", f"waits for {cell.name} with nobody to change it", cell.name)
+                raise Halt
+            return
+        self._point("wait", cell.name, ev.pc, lambda: bool(can(number)))
+        m.acc.append((cell.name, WAIT))
+
+    def _free(self, number: int, ev: Any) -> None:
+        m = self.m
+        if not m.interleaving:
+            return
+        objects = self.kernel.objects
+        if not ev.type:  # else by call_rcu(): its event is this one
+            self._point("free", objects.cell(ev.addr).name, ev.pc)
+        for addr in range(ev.addr, ev.addr + ev.size, 8):
+            if self.image.is_shared(addr):
+                m.acc.append((objects.cell(addr).name, WRITE))
+
+    def _retry(self, number: int, ev: Any) -> None:
+        self.notice.retried(number)
+        m = self.m
+        if self._own_doing(number):
+            return
+        if not m.current.blame and m.exploring:
+            self._nothing_to_wait_for(number, ev)
+        else:
+            self.idle[number] = 0
+        m.retry(self.image.text(ev.addr))
+
+    def _own_doing(self, number: int) -> bool:
+        """Whether the task itself changed something that its attempt looked at: the next
+        attempt differs, whatever others do."""
+        first = self.first.pop(number, {})
+        load = self.image.load
+        if all(load(addr, size) == value for addr, size, value in first.values()):
+            return False
+        self.m.current.blame = {}
+        return True
+
+    def _nothing_to_wait_for(self, number: int, ev: Any) -> None:
+        """A retry whose attempt read nothing that others write: an injected failure, or a
+        word that is only now found to be shared."""
+        self.idle[number] = self.idle.get(number, 0) + 1
+        if self.image.new_shared_count.value:
+            self._end("limit")
+        if self.idle[number] > _IDLE_RETRIES:
+            head = self.image.text(ev.addr)
+            self.m.report("LIVELOCK", f"{head}: fails again and again with nobody's doing")
+            self._end("limit")
+
+    def _end(self, status: str) -> None:
+        """End the execution from inside a task."""
+        m = self.m
+        m._status = status
+        if m.exploring and not m.dead and m._main is not None:
+            m._main.switch(None)
+        raise Halt
+
+    def _choice(self, number: int, ev: Any) -> None:
+        if self.m.interleaving and not self.m.current.started:
+            self._point("choice", self.image.text(ev.addr), ev.pc)
+        options = tuple(range(ev.arg[0]))
+        ev.result = self.m.choose(self.image.text(ev.addr), options)
+
+    def _died(self, number: int, ev: Any) -> None:
+        m = self.m
+        if not m.findings:
+            m.report("BUG:runtime", self.image.text(ev.addr))
+        self._end("halted")
+
+    # --- the environment ---------------------------------------------------------------
+
+    def _tell(self, number: int, ev: Any) -> None:
+        what, arg = ev.arg[0], ev.arg[1]
+        m = self.m
+        if what == TELL_FREED:
+            pages = self.kernel.free_pages
+            pages.set(pages.v | {arg})
+            m.emit("page_freed", arg)
+        elif what == TELL_REACHED:
+            m.reach(self.image.text(arg))
+        elif what == TELL_ROUND:
+            self._round(number, arg)
+
+    def _round(self, number: int, vcpu: int) -> None:
+        """A round of vcpu_run() that got nowhere waits for what stopped it."""
+        m = self.m
+        if self.entered.pop(number, False) or not m.exploring or self._own_doing(number):
+            m.current.blame = {}
+        else:
+            m.retry("vcpu_run")
+
+    def _seamcall(self, number: int, ev: Any) -> None:
+        kernel, m = self.kernel, self.m
+        leaf, args, variant = ev.arg[0], ev.arg[1], ev.arg[2]
+        image = self.image
+        regs = {name: image.u64(args + 8 * n) for n, name in enumerate(_REGISTERS)}
+        code = leaf & 0xFFFF
+        name = SEAMCALL_NAMES.get(code, f"SEAMCALL {code}")
+        cpu = image.cpu(number)
+        if m.interleaving and not m.current.started:
+            self._point("SEAMCALL", name, ev.pc)
+        result: Any
+        if code in _QUIET_LEAFS:
+            result = Result(regs)
+        else:
+            status = kernel.injection.status(code) if kernel.injection is not None else 0
+            result = Injected(status) if status else kernel.module.seamcall(leaf, regs, cpu)
+        if m.listeners:
+            m.emit("seamcall", name, regs, result)
+        self.last[number] = (name, result)
+        self.notice.seamcall(number, name, result)
+        if code == TDH_VP_ENTER:
+            result = self._enter(number, cpu, result)
+        if variant:
+            for n, register in enumerate(_REGISTERS):
+                kernel.poke(args + 8 * n, getattr(result, register, 0))
+        ev.result = result.rax
+
+    def _enter(self, number: int, cpu: int, result: Any) -> Any:
+        """VP.ENTER up to the TD exit."""
+        vcpu = self.kernel.vcpus[cpu]
+        if getattr(result, "flush", False):
+            flush_all(vcpu, cpu)  # type: ignore[arg-type]
+        if result.event != "td-entry":
+            if is_operand_busy(result.rax):
+                self.m.reach("VP.ENTER returned BUSY")
+            return result
+        self.entered[number] = True
+        self.first.pop(number, None)
+        self.m.current.blame = {}
+        result = run_guest(vcpu)  # type: ignore[arg-type]
+        self.notice.exited(number, result)
+        if vcpu.guest.halted.v:
+            # Userspace asks the vCPU to leave KVM_RUN: what ends the operation.
+            self.kernel.leave(cpu)
+        return result
+
+    def describe_last(self, number: int) -> str:
+        """The last SEAMCALL of a task, for messages."""
+        last = self.last.get(number)
+        if last is None:
+            return ""
+        return f"{last[0]} -> {getattr(last[1], 'event', '') or decode(last[1].rax)}"
+
+    def stack_words(self, number: int, sp: int) -> list[int]:
+        """What lies on a task's stack above ``sp``, to find its callers."""
+        top = STACKS + (number + 1) * STACK_SIZE
+        return [self.image.u64(at) for at in range(sp & ~7, min(sp + 4096, top), 8)]
+
+    _HANDLERS: Final[dict[int, Callable[[Driver, int, Any], None]]] = {
+        ACCESS: _access,
+        LOCK: _lock,
+        UNLOCK: _unlock,
+        FREE: _free,
+        AWAIT_C: _await,
+        RETRY: _retry,
+        SEAMCALL: _seamcall,
+        TELL: _tell,
+        CHOICE: _choice,
+        DIED: _died,
+    }
+
+
+_PLUMBING: Final = (
+    "arch_",
+    "raw_",
+    "instrument_",
+    "kcsan_",
+    "__xchg",
+    "atomic_",
+    "atomic64_",
+    "refcount_",
+    "__refcount",
+    "septum_m_",
+    "__raw_",
+    "_raw_",
+)
+
+
+def _plumbing(function: str) -> bool:
+    """A helper whose name says less than its caller's."""
+    return function.startswith(_PLUMBING)

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A compiled kernel with one TD: its memory, its module, what monitors and operations need.
+
+It has the members of `septum.kvm.structs.Kvm` that `septum.kvm.guest` and the monitors'
+view of the module use.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, Final
+
+from septum.kvm.guest import Cpu, Guest
+from septum.kvm.seamcall import Injection
+from septum.kvm.spte import FROZEN_SPTE
+from septum.machine import Cell, Machine
+from septum.machine.geometry import Geometry
+from septum.native.image import ARENA, ARENA_SIZE, CPUS, FIRST_PFN, GMEM_PFN, VMEMMAP, Image
+from septum.native.objects import Granule, Objects
+from septum.native.symbols import Lines
+from septum.tdx import Config, Tdmr, TdParams, TdxModule
+from septum.tdx.profiles import Profile
+
+__all__ = ["Kernel", "KernelError", "Vcpu"]
+
+CPU_STRIDE: Final = 0x1000000
+_TDCX_PAGES: Final = 6
+_TDVPS_PAGES: Final = 6
+
+
+class KernelError(RuntimeError):
+    """The kernel could not be brought up: what failed, and where."""
+
+
+@dataclass
+class Vcpu:
+    """What `septum.kvm.guest.run_guest` needs of a vCPU."""
+
+    kvm: Kernel
+    m: Machine
+    id: int
+    guest: Guest
+    ipi: Granule
+    cpu: Any  # .v: the CPU that it runs on
+
+
+class Kernel:
+    """The image with a module behind its ``__seamcall``.
+
+    :ivar fields: offset and size of structure members, and constants, by name.
+    """
+
+    def __init__(self, image: Image, lines: Lines, m: Machine, profile: Profile, fine: bool):
+        self.image = image
+        self.lines = lines
+        self.m = m
+        self.geometry = Geometry()
+        config = Config(
+            tdmrs=(Tdmr(FIRST_PFN << 12, (GMEM_PFN + 0x1000 - FIRST_PFN) << 12),),
+            lps=CPUS,
+            packages=1,
+            td_params=TdParams(max_vcpus=CPUS, pending_ve_disable=True),
+        )
+        self.module = TdxModule(m, self.geometry, config=config, profile=profile, fine=fine)
+        self.fields = self._fields()
+        self.frozen = self.fields["value.FROZEN_SPTE"][0]
+        self.nonpresent = self.fields["value.SHADOW_NONPRESENT"][0]
+        self.sp_block = self.fields["sizeof.kvm_mmu_page"][1] + 15 & ~15
+        image.bugs(self.fields["sizeof.bug_entry"][1], self.fields["offset.bug_entry.flags"][0])
+        self.objects = Objects(self)
+        self.vcpus: list[Vcpu] = []
+        self._cpus = [Cpu(m, n) for n in range(CPUS)]
+        self.injection: Injection | None = None
+        self.tdx = SimpleNamespace(tdr=0)
+        self.free_pages = Cell(m, "host free pages", frozenset())
+        self.struct = 0  # struct kvm
+        self.mmu_lock = 0
+        self.zap_word: Granule | None = None
+        self.level = image.function("septum_sp_level", 1)
+        self.is_mirror_sp = image.function("septum_sp_mirror", 1)
+        self.invalid = image.function("septum_sp_invalid", 1)
+
+    def _fields(self) -> dict[str, tuple[int, int]]:
+        image = self.image
+        at = image.symbols["septum_fields"]
+        out = {}
+        while image.u64(at):
+            out[image.text(image.u64(at))] = (image.u64(at + 8), image.u64(at + 16))
+            at += 24
+        return out
+
+    def setup_arguments(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Calls that bring the kernel up, before any TD is made."""
+        base = ARENA - (FIRST_PFN << 12)
+        hkid = self.module.config.private_hkids[0]
+        return [
+            ("septum_kernel_setup", (base, VMEMMAP, CPU_STRIDE, ARENA + ARENA_SIZE)),
+            ("septum_memory_setup", ()),
+            ("septum_module_init", (hkid, _TDCX_PAGES, _TDVPS_PAGES)),
+        ]
+
+    # --- structures ----------------------------------------------------------------------
+
+    def adopt_vm(self) -> None:
+        """Find struct kvm once it was made."""
+        image = self.image
+        self.struct = image.u64(image.symbols["septum_kvm"])
+        self.mmu_lock = self.struct + self.fields["kvm.mmu_lock"][0]
+        self.objects.add(self.struct, self.fields["sizeof.kvm"][1], "kvm")
+        page = image.u64(self.struct + self.fields["kvm_tdx.td.tdr_page"][0])
+        self.tdx.tdr = (page - VMEMMAP) // 64
+        self.zap_word = self.member("kvm_tdx.wait_for_sept_zap")
+
+    def adopt_file(self) -> None:
+        """The guest_memfd's struct file."""
+        at = self.image.u64(self.image.symbols["septum_gmem_file"])
+        self.objects.add(at, self.fields["sizeof.file"][1], "file[gmem]")
+
+    def adopt_vcpu(self, number: int) -> None:
+        """The same for a vCPU."""
+        image = self.image
+        at = image.u64(image.symbols["septum_vcpu"] + 8 * number)
+        self.objects.add(at, self.fields["sizeof.kvm_vcpu"][1], f"kvm_vcpu[{number}]")
+        word = self.objects.cell(image.symbols["septum_irqs_off"] + 8 * number)
+        guest = Guest(self.m, f"guest{number}")
+        self.vcpus.append(Vcpu(self, self.m, number, guest, word, SimpleNamespace(v=number)))
+
+    def member(self, name: str, base: int = 0) -> Granule:
+        """The granule of a member of struct kvm (or of the structure at ``base``)."""
+        return self.objects.cell((base or self.struct) + self.fields[name][0])
+
+    def value(self, name: str, base: int = 0) -> int:
+        """A member's value, without a footprint."""
+        offset, size = self.fields[name]
+        return self.image.load((base or self.struct) + offset, min(size, 8))
+
+    def vcpu_struct(self, number: int) -> int:
+        return self.image.u64(self.image.symbols["septum_vcpu"] + 8 * number)
+
+    def cpu(self, number: int) -> Cpu:
+        """A logical processor's cached translations."""
+        return self._cpus[number]
+
+    # --- tables --------------------------------------------------------------------------
+
+    def sp_of(self, addr: int) -> int:
+        """struct kvm_mmu_page of the page table that holds ``addr``; 0 if it is none."""
+        pfn = (addr - ARENA >> 12) + FIRST_PFN
+        sp = self.image.u64(VMEMMAP + pfn * 64 + self.fields["page.private"][0])
+        if not ARENA <= sp < ARENA + ARENA_SIZE:
+            return 0
+        spt = self.image.u64(sp + self.fields["kvm_mmu_page.spt"][0])
+        return sp if spt == addr & ~0xFFF else 0
+
+    def value_of(self, raw: int) -> int:
+        """An SPTE as the Python models write it: one FROZEN for all versions."""
+        return FROZEN_SPTE if raw == self.frozen else raw
+
+    def is_mirror(self, sp: int) -> bool:
+        return bool(self.is_mirror_sp(sp) & 0xFF)
+
+    def wait_for_sept_zap(self) -> int:
+        """The flag that keeps vCPUs out, without a footprint."""
+        return self.value("kvm_tdx.wait_for_sept_zap") if self.struct else 0
+
+    def tdvpr(self, number: int) -> int:
+        """HPA of a vCPU's TDVPR page."""
+        page = self.value("vcpu_tdx.vp.tdvpr_page", self.vcpu_struct(number))
+        return (page - VMEMMAP) // 64 << 12
+
+    def memory_hash(self) -> int:
+        """A hash of the kernel's memory as it is now."""
+        value = 0xCBF29CE484222325
+        for addr, size in self.image.hashed_areas():
+            value = self.image.hash(addr, size, value)
+        return value
+
+    def leave(self, cpu: int) -> None:
+        """The vCPU's KVM_RUN ends after this exit."""
+        self.poke_byte(self.image.symbols["septum_leave"] + cpu, 1)
+
+    def poke_byte(self, addr: int, value: int) -> None:
+        ctypes.c_uint8.from_address(addr).value = value
+
+    def poke(self, addr: int, value: int) -> None:
+        ctypes.c_uint64.from_address(addr).value = value

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the kernel under test has, found by compiling: never by its version number."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from septum.native.kbuild import Kbuild
+
+__all__ = ["PROBES", "probe"]
+
+_HEADERS: Final = """
+#include <linux/kvm_host.h>
+#include <linux/fs.h>
+#include "mmu.h"
+#include "mmu/mmu_internal.h"
+#include "mmu/spte.h"
+#include "mmu/tdp_mmu.h"
+#include "vmx/tdx.h"
+"""
+
+PROBES: Final[dict[str, str]] = {
+    "SEPTUM_HAVE_UNLOCKED_IOCTL": (
+        "void *f(struct kvm_x86_ops *o) { return o->vcpu_mem_enc_unlocked_ioctl; }"
+    ),
+    "SEPTUM_EPT_MASKS_2": "void f(void) { kvm_mmu_set_ept_masks(true, true); }",
+    "SEPTUM_HAVE_X86_MODULE_INIT": "void f(void) { kvm_mmu_x86_module_init(); }",
+}
+"""Macro that is defined if the text compiles after the headers of KVM."""
+
+
+def probe(build: Kbuild, out: Path) -> list[str]:
+    """The ``-D`` flags for the glue."""
+
+    def holds(macro: str) -> bool:
+        source = out / f"{macro.lower()}.c"
+        source.write_text(f"{_HEADERS}{PROBES[macro]}\n")
+        return not build.compile(source, source.with_suffix(".o"))
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(holds, PROBES))
+    return [f"-D{macro}" for macro, yes in zip(PROBES, found, strict=True) if yes]

@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""From an image and a scenario to a program that an explorer can run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+from septum.explore import MachineProgram
+from septum.kvm.monitors import Monitors
+from septum.kvm.seamcall import Injection
+from septum.machine import Decision, Execution, Finding, Halt, Limits, Machine, Policy, Task
+from septum.machine.dependency import Access
+from septum.machine.events import CONTINUE, DEFAULT_LIMITS
+from septum.machine.geometry import Geometry
+from septum.native.driver import Driver
+from septum.native.image import GMEM_PFN, Image
+from septum.native.kernel import Kernel
+from septum.native.operations import Call, bind, real_end, real_gfn
+from septum.native.symbols import Lines
+from septum.native.view import NativeView
+from septum.scenarios.model import Op, Scenario, Start
+from septum.scenarios.start import StartError
+from septum.scenarios.witness import watch
+from septum.tdx import leaves, status
+from septum.tdx.profiles import PROFILES, find_profile
+
+__all__ = ["NativeBuilt", "NativeProgram", "SharingGrew", "build_native"]
+
+_WARM_UP = 40  # random executions that look for words that tasks share
+
+
+class SharingGrew(RuntimeError):
+    """An execution used a word in two tasks that was not a scheduling point before: what
+    was explored so far does not count."""
+
+
+class NativeProgram(MachineProgram):
+    """Tasks of an image.  Every execution begins from the saved memory."""
+
+    def __init__(
+        self, driver: Driver, bodies: Sequence[tuple[str, Callable[[], None]]], names: str
+    ) -> None:
+        super().__init__(driver.m, bodies)
+        self.driver = driver
+        self.label = names
+        self.before_run: Callable[[Sequence[Decision]], None] | None = None
+
+    def run(
+        self,
+        prefix: Sequence[Decision] = (),
+        sleep: Mapping[int, list[Access]] | None = None,
+        policy: Policy = CONTINUE,
+        limits: Limits = DEFAULT_LIMITS,
+        *,
+        fingerprint: bool = False,
+    ) -> Execution:
+        image = self.driver.image
+        if self.before_run is not None:
+            self.before_run(prefix)
+        image.restore()
+        image.begin()
+        self.driver.start()
+        execution = super().run(prefix, sleep, policy, limits, fingerprint=fingerprint)
+        if image.new_shared_count.value:
+            self.forget_sharing()
+            raise SharingGrew
+        return execution
+
+    def forget_sharing(self) -> None:
+        """What was reported is a point by now."""
+        image = self.driver.image
+        image.new_shared_count.value = 0
+        self.machine.forget()
+
+    def warm_up(self) -> int:
+        """Learn which words tasks share; how many runs it took."""
+        runs = 0
+        for seed in range(_WARM_UP):
+            runs += 1
+            try:
+                self.run((), None, Policy("random", seed=seed))
+            except SharingGrew:
+                continue
+        return runs
+
+
+@dataclass
+class NativeBuilt:
+    """What `septum.scenarios.build.Built` is for a design, for an image."""
+
+    design: Any
+    scenario: Scenario
+    params: dict[str, Any]
+    machine: Machine
+    kernel: Kernel
+    view: NativeView
+    monitors: Monitors
+    program: NativeProgram
+    driver: Driver
+    settled: dict[Hashable, tuple[Finding, ...]] = field(default_factory=dict)
+
+    @property
+    def hypothetical(self) -> bool:
+        return False
+
+    def describe(self, what: str, args: tuple[Any, ...]) -> str:
+        """An event of the module as one short line."""
+        if what != "seamcall":
+            return ""
+        name, _, result = args
+        return f"{name} -> {result.event or status.decode(result.rax)}"
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """Both trees as they are now."""
+        mirror = [
+            (e.table.name, e.level, e.gfn, e.value)
+            for e in self.view.entries()
+            if e.table.is_mirror
+        ]
+        return {"mirror": mirror, "sept": self.view.sept_entries()}
+
+
+def build_native(
+    image: Image,
+    lines: Lines,
+    scenario: Scenario,
+    *,
+    name: str,
+    params: Mapping[str, Any] | None = None,
+    monitors_off: Iterable[str] = (),
+) -> NativeBuilt:
+    """Make the TD in its start state and the tasks that are to be explored.
+
+    :raises StartError: the kernel fails before anything races.
+    """
+    chosen = {**scenario.params(), **(params or {})}
+    geometry = Geometry(bits=chosen["bits"], levels=chosen["levels"])
+    machine = Machine()
+    profile = find_profile(chosen["profile"]) or PROFILES["linux-7.3"]
+    kernel = Kernel(image, lines, machine, profile, bool(chosen["fine"]))
+    driver = Driver(kernel)
+    _start(driver, geometry, scenario.start)
+    if scenario.inject is not None:
+        kernel.injection = _injection(machine, scenario)
+    view = NativeView(kernel)
+    watch(view)
+    monitors = Monitors(view, monitors_off)
+    bodies = _bodies(driver, geometry, scenario)
+    program = NativeProgram(driver, bodies, name)
+    design = SimpleNamespace(name=name, capabilities=frozenset())
+    built = NativeBuilt(design, scenario, chosen, machine, kernel, view, monitors, program, driver)
+    program.settle = _settle(built, geometry, bool(chosen["epilogue"]))
+    machine.sequential = Task(-1, "sequential", None)
+    machine.findings.clear()
+    image.new_shared_count.value = 0
+    if any(o.name == "run_vcpu" for t in scenario.tasks for o in t.ops):
+        for vcpu in kernel.vcpus:
+            image.share(vcpu.ipi.addr)
+    image.save()
+    return built
+
+
+def _start(driver: Driver, geometry: Geometry, start: Start) -> None:
+    kernel, machine = driver.kernel, driver.m
+    pages = real_end(geometry, start.slot_pages)
+
+    def must(name: str, *args: int, cpu: int = 0, good: Callable[[int], bool] = _zero) -> None:
+        try:
+            result = driver.sequential(name, *args, cpu=cpu)
+        except Halt:
+            result = -1
+        problems = [f for f in machine.findings if f.rule != "UNMODELLED"] or machine.findings
+        if problems or not good(result):
+            what = f"{problems[0].rule}: {problems[0].message}" if problems else f"{result}"
+            raise StartError(
+                f"the start state cannot be made: {name.removeprefix('septum_')}: {what}"
+            )
+
+    for function, args in kernel.setup_arguments():
+        must(function, *args, good=_zero if function == "septum_module_init" else _any)
+    must("septum_create_vm", 0)
+    kernel.adopt_vm()
+    for number in range(start.vcpus):
+        must("septum_create_vcpu", number, cpu=number)
+        kernel.adopt_vcpu(number)
+    far = 1 << 9 * geometry.levels - 9 if geometry.levels < kernel.geometry.levels else 0
+    must("septum_create_slot", pages, GMEM_PFN, far)
+    kernel.adopt_file()
+    if start.finalized:
+        must("septum_op_finalize")
+    if far and start.finalized:
+        must("septum_op_fault", 0, far, good=lambda r: r > 0)
+    elif far:
+        must("septum_op_init_mem_region", far)
+    for gfn in start.built:
+        must("septum_op_init_mem_region", real_gfn(geometry, gfn))
+    for vcpu, gfn in start.zero_step:
+        _arm_zero_step(driver, vcpu, real_gfn(geometry, gfn))
+    for gfn in start.mapped:
+        must("septum_op_fault", 0, real_gfn(geometry, gfn), good=lambda r: r > 0)
+    if start.accepted:
+        call = bind(
+            geometry, 0, Op("run_vcpu", (), tuple(Op("accept", (g,)) for g in start.accepted))
+        )
+        _run(driver, call, 0, 0)
+        if machine.findings:
+            raise StartError(f"the start state cannot be made: {machine.findings[0].message}")
+
+
+def _any(_: int) -> bool:
+    return True
+
+
+def _zero(result: int) -> bool:
+    return result == 0
+
+
+def _arm_zero_step(driver: Driver, vcpu: int, gfn: int) -> None:
+    """As `septum.kvm.tdx_vm.arm_zero_step`: seven exits at one instruction."""
+    kernel = driver.kernel
+    address = kernel.vcpus[vcpu]
+    tdvpr = kernel.tdvpr(address.id)
+    for _ in range(7):
+        result = kernel.module.seamcall(leaves.TDH_VP_ENTER, {"rcx": tdvpr}, vcpu)
+        if result.event != "td-entry":
+            break
+        kernel.module.guest_access(vcpu, gfn << 12, write=False)
+
+
+def _injection(machine: Machine, scenario: Scenario) -> Injection:
+    inject = scenario.inject
+    assert inject is not None
+    numbers = {name: leaf for leaf, name in leaves.SEAMCALL_NAMES.items()}
+    return Injection(
+        machine,
+        frozenset(numbers[name] for name in inject.leafs),
+        tuple(getattr(status, name) | status.Operand.RCX for name in inject.statuses),
+        inject.budget,
+    )
+
+
+def _run(driver: Driver, call: Call, cpu: int, vcpu: int) -> int:
+    name, args, program = call
+    if program:
+        driver.kernel.vcpus[vcpu].guest.load(program)
+    return driver.call(name, *args, cpu=cpu, vcpu=vcpu)
+
+
+def _bodies(
+    driver: Driver, geometry: Geometry, scenario: Scenario
+) -> list[tuple[str, Callable[[], None]]]:
+    out: list[tuple[str, Callable[[], None]]] = []
+    hosts = scenario.start.vcpus
+    for task in scenario.tasks:
+        calls = [bind(geometry, task.vcpu, what) for what in task.ops]
+        cpu = task.vcpu
+        if cpu < 0:
+            cpu, hosts = hosts, hosts + 1
+
+        def body(calls: list[Call] = calls, cpu: int = cpu, vcpu: int = task.vcpu) -> None:
+            for call in calls:
+                _run(driver, call, cpu, vcpu)
+
+        out.append((task.name, body))
+    return out
+
+
+def _settle(built: NativeBuilt, geometry: Geometry, epilogue: bool) -> Callable[[], None]:
+    """Judge the settled state, then a sequential epilogue, once per state."""
+    machine = built.machine
+    mark = machine.mark()
+
+    def settle() -> None:
+        state = (machine.fingerprint(mark), built.kernel.memory_hash(), bool(machine.findings))
+        known = built.settled.get(state)
+        if known is None:
+            before = len(machine.findings)
+            built.monitors.settled()
+            if epilogue and not machine.findings:
+                _epilogue(built, geometry)
+            built.settled[state] = tuple(machine.findings[before:])
+        else:
+            for finding in known:
+                machine.report(finding.rule, finding.message, finding.obj)
+
+    return settle
+
+
+def _epilogue(built: NativeBuilt, geometry: Geometry) -> None:
+    machine, driver, start = built.machine, built.driver, built.scenario.start
+    reached = set(machine.reached)
+    steps: list[Callable[[], object]] = []
+    call = driver.sequential
+    if not built.view.vm_dead() and built.view.keys_configured():
+        if built.kernel.value("kvm.arch.pre_fault_allowed"):
+            for gfn in range(start.slot_pages):
+                steps.append(partial(call, "septum_op_fault", 0, real_gfn(geometry, gfn)))
+        steps.append(partial(call, "septum_op_punch_hole", 0, real_end(geometry, start.slot_pages)))
+    steps.append(partial(call, "septum_op_destroy_vm"))
+    for number, step in enumerate(steps):
+        before = len(machine.findings)
+        try:
+            step()
+            if number < len(steps) - 1:
+                built.monitors.settled()
+        except Halt:
+            pass
+        if len(machine.findings) > before:
+            machine.findings[before:] = [
+                Finding(f.rule, f"{f.message} [epilogue step {number}]", f.step, f.task, f.obj)
+                for f in machine.findings[before:]
+            ]
+            break
+    machine.reached = reached

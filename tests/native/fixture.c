@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Small concurrent programs, compiled with the instrumentation that the kernel's files get
+ * (gcc -fsanitize=thread), so that runtime and driver are tested without a kernel tree.
+ */
+#include "septum.h"
+
+typedef septum_u64 u64;
+
+/* What septum.native.kernel asks an image for; there are no page tables here. */
+struct septum_field { const char *name; u64 offset, size; } septum_fields[] = {
+	{ "value.FROZEN_SPTE", 1, 8 },
+	{ "value.SHADOW_NONPRESENT", 0, 8 },
+	{ "sizeof.kvm_mmu_page", 0, 184 },
+	{ "sizeof.bug_entry", 0, 16 },
+	{ "offset.bug_entry.flags", 12, 2 },
+	{ "page.private", 40, 8 },
+	{ "kvm_mmu_page.spt", 48, 8 },
+	{ 0 },
+};
+u64 septum_sp_level(void *sp) { return 1; }
+u64 septum_sp_mirror(void *sp) { return 0; }
+u64 septum_sp_invalid(void *sp) { return 0; }
+void septum_clear_folios(void) { }
+__attribute__((section(".data..percpu"))) u64 per_cpu_word = 7;
+
+volatile u64 only_here;
+u64 x, y, flag, lock_a, lock_b, *pointer;
+struct callback_head { void *next; void (*func)(struct callback_head *); };
+struct object { struct callback_head head; u64 value; } *object;
+extern void call_rcu(struct callback_head *, void (*)(struct callback_head *));
+extern void __rcu_read_lock(void), __rcu_read_unlock(void);
+
+u64 setup(void)
+{
+	object = septum_alloc(sizeof(*object), 16);
+	object->value = 5;
+	return 0;
+}
+
+u64 increment(void) { x = x + 1; return x; }
+u64 atomic_increment(void) { return __atomic_fetch_add(&x, 1, __ATOMIC_SEQ_CST); }
+u64 locked_increment(void)
+{
+	septum_lock(&lock_a, 0);
+	x = x + 1;
+	septum_unlock(&lock_a, 0);
+	return 0;
+}
+u64 shared_read(void)
+{
+	u64 v;
+
+	septum_lock(&lock_a, 1);
+	v = x + y;
+	septum_unlock(&lock_a, 1);
+	return v;
+}
+u64 store_both(void) { __atomic_store_n(&x, 1, 5); return __atomic_load_n(&y, 5); }
+u64 store_other(void) { __atomic_store_n(&y, 1, 5); return __atomic_load_n(&x, 5); }
+u64 a_then_b(void)
+{
+	septum_lock(&lock_a, 0);
+	septum_lock(&lock_b, 0);
+	septum_unlock(&lock_b, 0);
+	septum_unlock(&lock_a, 0);
+	return 0;
+}
+u64 b_then_a(void)
+{
+	septum_lock(&lock_b, 0);
+	septum_lock(&lock_a, 0);
+	septum_unlock(&lock_a, 0);
+	septum_unlock(&lock_b, 0);
+	return 0;
+}
+u64 private_work(void)
+{
+	u64 *p = septum_alloc(512, 16), sum = 0;
+
+	for (int i = 0; i < 64; i++)
+		p[i] = (u64)i;
+	for (int i = 0; i < 64; i++)
+		sum += p[i];
+	return sum;
+}
+u64 wait_for_flag(void)
+{
+	while (!__atomic_load_n(&flag, 5))
+		septum_retry("wait_for_flag");
+	return x;
+}
+u64 set_flag(void) { x = 9; __atomic_store_n(&flag, 1, 5); return 0; }
+u64 claim(void)
+{
+	u64 zero = 0;
+
+	return __atomic_compare_exchange_n(&flag, &zero, 1, 0, 5, 5);
+}
+
+static void free_object(struct callback_head *head) { septum_free(head); }
+u64 unlink_rcu(void)
+{
+	struct object *old = object;
+
+	__atomic_store_n(&object, (struct object *)0, 5);
+	call_rcu(&old->head, free_object);
+	return 0;
+}
+u64 unlink_now(void)
+{
+	struct object *old = object;
+
+	__atomic_store_n(&object, (struct object *)0, 5);
+	septum_free(old);
+	return 0;
+}
+u64 reader(void)
+{
+	struct object *o;
+	u64 v = 0;
+
+	__rcu_read_lock();
+	o = __atomic_load_n(&object, 5);
+	if (o)
+		v = o->value;
+	__rcu_read_unlock();
+	return v;
+}
+u64 careless_reader(void)
+{
+	struct object *o = __atomic_load_n(&object, 5);
+
+	return o ? o->value : 0;
+}
+
+u64 null_dereference(void) { return *(volatile u64 *)8; }
+u64 bug(void) { __builtin_trap(); }
+u64 endless(void) { for (;;) only_here++; }
+u64 first_wins(void) { return septum_choose("which?", 3) + 1; }
+u64 unlock_only(void) { septum_unlock(&lock_a, 0); return 0; }

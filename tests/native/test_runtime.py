@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Compiled code under the explorer, without a kernel: gcc's instrumentation, our runtime."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from native_rig import Rig, compile_fixture
+
+from septum.explore import Options
+from septum.machine import Decision, Policy
+
+pytestmark = pytest.mark.skipif(
+    any(shutil.which(tool) is None for tool in ("gcc", "ld", "nm", "addr2line")),
+    reason="gcc and binutils are needed: apt install gcc binutils",
+)
+
+
+@pytest.fixture(scope="session")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    if os.uname().machine != "x86_64":
+        pytest.skip("images are x86-64 code")
+    made = Rig(compile_fixture(tmp_path_factory.mktemp("native")))
+    yield made
+    made.lines.close()
+
+
+def finals(reached: set[str]) -> set[str]:
+    return {r for r in reached if "=" in r}
+
+
+def test_a_race_shows_in_the_final_states(rig: Rig) -> None:
+    """Both orders, and the lost update: a word read before and written after the other's."""
+    result = rig.explore(rig.program("increment", "increment", final=("x",)))
+    assert result.complete
+    assert finals(result.reached) == {"x=1", "x=2"}
+
+
+@pytest.mark.parametrize("function", ["atomic_increment", "locked_increment"])
+def test_no_update_is_lost(rig: Rig, function: str) -> None:
+    result = rig.explore(rig.program(function, function, function, final=("x",)))
+    assert result.complete
+    assert finals(result.reached) == {"x=3"}
+
+
+def test_store_buffering_is_sequentially_consistent(rig: Rig) -> None:
+    result = rig.explore(rig.program("store_both", "store_other"))
+    assert result.complete
+    outcomes = {r for r in result.reached if r.startswith("results")}
+    assert outcomes == {"results [0, 1]", "results [1, 0]", "results [1, 1]"}
+
+
+@pytest.mark.parametrize(
+    "functions",
+    [
+        ("increment", "increment"),
+        ("claim", "claim", "set_flag"),
+        ("locked_increment", "shared_read", "store_both"),
+        ("reader", "unlink_rcu"),
+        ("a_then_b", "locked_increment"),
+    ],
+)
+def test_reduction_loses_nothing(rig: Rig, functions: tuple[str, ...]) -> None:
+    """The same outcomes as every interleaving without reduction."""
+    program = rig.program(*functions, final=("x", "y", "flag"))
+    reduced = rig.explore(program)
+    whole = rig.explore(program, Options(strategy="naive"))
+    assert reduced.complete
+    assert whole.complete
+    assert reduced.reached == whole.reached
+    assert set(reduced.found) == set(whole.found)
+    assert reduced.executions <= whole.executions
+
+
+def test_opposite_lock_orders_deadlock(rig: Rig) -> None:
+    result = rig.explore(rig.program("a_then_b", "b_then_a"))
+    assert set(result.found) == {"DEADLOCK"}
+    assert "lock_a" in result.found["DEADLOCK"].finding.message
+
+
+def test_what_only_one_task_uses_is_no_point(rig: Rig) -> None:
+    program = rig.program("private_work", "private_work")
+    result = rig.explore(program)
+    assert (result.executions, result.steps) == (1, 0)
+    assert "results [2016, 2016]" in result.reached
+
+
+def test_a_failed_attempt_waits_for_others(rig: Rig) -> None:
+    result = rig.explore(rig.program("wait_for_flag", "set_flag"))
+    assert result.complete
+    assert result.folded
+    assert "results [9, 0]" in result.reached
+    alone = rig.explore(rig.program("wait_for_flag", "increment"))
+    assert set(alone.found) == {"STUCK"}
+
+
+def test_rcu_readers_are_judged(rig: Rig) -> None:
+    """Legal inside a section older than call_rcu(); everything else is use of freed memory."""
+    assert not rig.explore(rig.program("reader", "unlink_rcu")).found
+    for functions in (("careless_reader", "unlink_rcu"), ("reader", "unlink_now")):
+        result = rig.explore(rig.program(*functions))
+        assert set(result.found) == {"I6"}, functions
+        assert "fixture.c" in result.found["I6"].finding.message
+
+
+@pytest.mark.parametrize(
+    ("function", "rule", "text"),
+    [
+        ("null_dereference", "BUG:null_dereference", "bad address 0x8"),
+        ("bug", "BUG:bug", "invalid opcode"),
+        ("endless", "LIVELOCK", "no end"),
+        ("unlock_only", "I10", "unlock without the lock"),
+    ],
+)
+def test_a_crash_is_a_finding(rig: Rig, function: str, rule: str, text: str) -> None:
+    """Contained, with the place in the source; the process and later runs are unharmed."""
+    result = rig.explore(rig.program("increment", function))
+    assert rule in result.found
+    message = result.found[rule].finding.message
+    assert text in message
+    assert "fixture.c:" in message
+    assert not rig.explore(rig.program("increment", "atomic_increment")).found
+
+
+def test_choices_are_explored(rig: Rig) -> None:
+    result = rig.explore(rig.program("increment", "increment", "first_wins"))
+    outcomes = {r.rpartition(", ")[2] for r in result.reached if r.startswith("results")}
+    assert outcomes == {"1]", "2]", "3]"}
+
+
+def test_the_same_decisions_give_the_same_log(rig: Rig) -> None:
+    program = rig.program("increment", "locked_increment", "set_flag")
+    rig.explore(program)
+    program.machine.forget()
+    first = program.run((), None, Policy("random", seed=4))
+    log = [(e.task, e.op, e.obj, e.seen, e.left, list(e.acc)) for e in first.events]
+    program.machine.forget()
+    again = program.run([Decision(e.task, e.choice) for e in first.events])
+    assert [(e.task, e.op, e.obj, e.seen, e.left, list(e.acc)) for e in again.events] == log
+
+
+def test_every_execution_begins_from_the_saved_memory(rig: Rig) -> None:
+    program = rig.program("set_flag", "unlink_now", final=("x", "flag"))
+    rig.explore(program)
+    rig.image.restore()
+    assert (rig.value("x"), rig.value("flag")) == (0, 0)
+    assert rig.image.u64(rig.value("object") + 16) == 5
