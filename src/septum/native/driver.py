@@ -56,7 +56,7 @@ __all__ = ["Driver"]
     DONE,
     DIED,
 ) = range(12)
-TELL_FREED, TELL_ROUND, TELL_REACHED, TELL_FLUSH, TELL_KICKED = range(1, 6)
+TELL_FREED, TELL_ROUND, TELL_REACHED, TELL_FLUSH, TELL_KICKED, TELL_LAST = range(1, 7)
 _WRITE, _RMW, _RCU = 1, 2, 0x100
 _REGISTERS: Final = ("rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13")
 _QUIET_LEAFS: Final = frozenset({11, 12, 26, 43, 48})
@@ -79,8 +79,9 @@ class Driver:
         self.last: dict[int, Any] = {}
         self.entered: dict[int, bool] = {}
         self.idle: dict[int, int] = {}
-        self.first: dict[int, dict[Granule, tuple[int, int, int]]] = {}
-        self._pending: dict[int, tuple[Event | None, Granule, int, int, int]] = {}
+        self.first: dict[int, dict[int, int]] = {}  # values as an attempt met them
+        self.own: dict[int, dict[int, int]] = {}  # and as it left them
+        self._pending: dict[int, tuple[Event | None, Granule, int, int]] = {}
 
     # --- calls -------------------------------------------------------------------------
 
@@ -91,6 +92,7 @@ class Driver:
         self._pending.clear()
         self.idle.clear()
         self.first.clear()
+        self.own.clear()
         self.notice.start()
 
     def sequential(self, name: str, *args: int, cpu: int = 0) -> int:
@@ -146,19 +148,19 @@ class Driver:
             op = "call_rcu" if kind & _WRITE else "rcu_read_lock"
         if self.m.interleaving:
             event = self._point(op, cell.name, ev.pc)
-            self._pending[number] = (event, cell, kind, ev.addr, ev.size)
+            self._pending[number] = (event, cell, kind, ev.addr)
         else:
-            self._pending[number] = (None, cell, kind, ev.addr, ev.size)
+            self._pending[number] = (None, cell, kind, ev.addr)
 
     def _performed(self, number: int, ev: Any) -> None:
         pending = self._pending.pop(number, None)
         if pending is None:
             return
-        event, cell, kind, addr, size = pending
+        event, cell, kind, addr = pending
         m = self.m
         before, after = ev.before, ev.after
         if not cell.counter:
-            self.first.setdefault(number, {}).setdefault(cell, (addr, size, before))
+            self.first.setdefault(number, {}).setdefault(addr, before)
         blame = m.current.blame
         if kind & _RCU:
             m.acc.append((cell.name, ADD if kind & _WRITE else READ))
@@ -167,11 +169,9 @@ class Driver:
         # and depends on every store that changes the word.
         if before != after:
             foreign = cell in blame and cell.wseq > blame[cell]
-            if kind & _RMW and cell.adds(before, after):
-                m.acc.append((cell.name, ADD))
-            else:
-                m.acc.append((cell.name, WRITE))
+            m.acc.append((cell.name, cell.changed(before, after) if kind & _RMW else WRITE))
             cell.touch()
+            self.own.setdefault(number, {})[addr] = after
             if cell in blame and not foreign:
                 blame[cell] = m.seq
         else:
@@ -187,7 +187,7 @@ class Driver:
                 event.seen = self.kernel.value_of(before)
                 event.left = self.kernel.value_of(after)
             else:
-                event.seen, event.left = before, after
+                event.seen, event.left = _small(before), _small(after)
         self.notice.accessed(number, cell, addr, kind, before, after, event)
 
     # --- locks and waits ---------------------------------------------------------------
@@ -259,8 +259,8 @@ class Driver:
         """Whether the task itself changed something that its attempt looked at: the next
         attempt differs, whatever others do."""
         first = self.first.pop(number, {})
-        load = self.image.load
-        if all(load(addr, size) == value for addr, size, value in first.values()):
+        own = self.own.pop(number, {})
+        if all(first.get(addr, value) == value for addr, value in own.items()):
             return False
         self.m.current.blame = {}
         return True
@@ -292,6 +292,8 @@ class Driver:
 
     def _died(self, number: int, ev: Any) -> None:
         m = self.m
+        if m.interleaving and not m.current.started:
+            self._point("crash", self.image.text(ev.addr), ev.pc)
         if not m.findings:
             m.report("BUG:runtime", self.image.text(ev.addr))
         self._end("halted")
@@ -307,6 +309,10 @@ class Driver:
             m.emit("page_freed", arg)
         elif what == TELL_REACHED:
             m.reach(self.image.text(arg))
+        elif what == TELL_LAST:
+            dying = self.kernel.objects.cell(arg).dying
+            if dying is not None:
+                dying.poke(True)
         elif what == TELL_ROUND:
             self._round(number, arg)
 
@@ -356,6 +362,7 @@ class Driver:
             return result
         self.entered[number] = True
         self.first.pop(number, None)
+        self.own.pop(number, None)
         self.m.current.blame = {}
         result = run_guest(vcpu)  # type: ignore[arg-type]
         self.notice.exited(number, result)
@@ -404,6 +411,11 @@ _PLUMBING: Final = (
     "__raw_",
     "_raw_",
 )
+
+
+def _small(value: int) -> str:
+    """A word that is no page-table entry, for people."""
+    return str(value) if value < 0x10000 else f"{value:#x}"
 
 
 def _plumbing(function: str) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from septum.machine import Cell
-from septum.machine.dependency import READ
+from septum.machine.dependency import ADD, READ, WRITE
 from septum.native.image import (
     ARENA,
     ARENA_SIZE,
@@ -34,41 +34,45 @@ COUNTERS: Final = frozenset(
     {"kvm.stat.pages_4k", "kvm.stat.pages_2m", "kvm.stat.pages_1g", "kvm.arch.tdp_mmu_pages"}
 )
 """Atomics whose result nobody uses: two additions commute."""
-_PLAIN, _COUNTER, _REFERENCES = range(3)
+PLAIN, COUNTER, REFERENCES = range(3)
 
 
 class Granule(Cell):
     """Eight bytes of the image's memory; ``v`` is not used, the value is in memory.
 
     :ivar table: the entry lies in a page of a page table.
-    :ivar bias: what is added to a reference count's value to get the number of holders.
+    :ivar dying: of a reference count: its owner has given up the reference that kept it
+        above zero.
     """
 
-    __slots__ = ("addr", "bias", "counter", "kernel", "table")
+    __slots__ = ("addr", "counter", "dying", "kernel", "table")
 
     def __init__(self, kernel: Kernel, name: str, addr: int, *, table: bool = False) -> None:
         super().__init__(kernel.m, name, None)
         self.kernel = kernel
         self.addr = addr
         self.table = table
-        self.bias = 0
-        self.counter = _PLAIN
+        self.counter = PLAIN
+        self.dying: Cell | None = None
         if name in COUNTERS:
-            self.counter = _COUNTER
+            self.counter = COUNTER
         elif name.endswith((".f_ref", "._refcount")):
-            self.counter = _REFERENCES
-            self.bias = int(name.endswith(".f_ref"))  # linux/file_ref.h counts from 0
+            self.counter = REFERENCES
+            self.dying = Cell(kernel.m, f"{name} dying", False)
 
-    def adds(self, before: int, after: int) -> bool:
-        """Whether an atomic change of the value commutes with other additions.
+    def changed(self, before: int, after: int) -> int:
+        """The kind of an atomic change of the value; its look at `dying` is noted.
 
-        References: an increment from 2 on and a decrement down to 1 at least do not show
-        who came first, since nobody looks at the number; the last put does.
+        References: as long as the owner keeps its own, gets and puts do not show who came
+        first, since nobody looks at the number.  From then on every change does: one of
+        them is the last.
         """
-        if self.counter != _REFERENCES:
-            return self.counter == _COUNTER
-        old, new = before + self.bias & 0xFFFFFFFF, after + self.bias & 0xFFFFFFFF
-        return (new > old >= 2) or (old > new >= 1)
+        if self.dying is None:
+            return ADD if self.counter == COUNTER else WRITE
+        if before - after == 2:  # the page cache's own (c/files.c)
+            self.dying.poke(True)
+            return WRITE
+        return WRITE if self.dying.peek() else ADD
 
     def peek(self) -> int:
         """The value now, read inside the current event."""

@@ -13,7 +13,7 @@ from septum.explore import MachineProgram
 from septum.kvm.monitors import Monitors
 from septum.kvm.seamcall import Injection
 from septum.machine import Decision, Execution, Finding, Halt, Limits, Machine, Policy, Task
-from septum.machine.dependency import Access
+from septum.machine.dependency import Footprint
 from septum.machine.events import CONTINUE, DEFAULT_LIMITS
 from septum.machine.geometry import Geometry
 from septum.native.driver import Driver
@@ -21,7 +21,7 @@ from septum.native.image import GMEM_PFN, Image
 from septum.native.kernel import Kernel
 from septum.native.operations import Call, bind, real_end, real_gfn
 from septum.native.symbols import Lines
-from septum.native.view import NativeView
+from septum.native.view import NOT_JUDGED, NativeView
 from septum.scenarios.model import Op, Scenario, Start
 from septum.scenarios.start import StartError
 from septum.scenarios.witness import watch
@@ -52,11 +52,12 @@ class NativeProgram(MachineProgram):
     def run(
         self,
         prefix: Sequence[Decision] = (),
-        sleep: Mapping[int, list[Access]] | None = None,
+        sleep: Mapping[int, Footprint] | None = None,
         policy: Policy = CONTINUE,
         limits: Limits = DEFAULT_LIMITS,
         *,
         fingerprint: bool = False,
+        covered: Sequence[Footprint] = (),
     ) -> Execution:
         image = self.driver.image
         if self.before_run is not None:
@@ -64,7 +65,9 @@ class NativeProgram(MachineProgram):
         image.restore()
         image.begin()
         self.driver.start()
-        execution = super().run(prefix, sleep, policy, limits, fingerprint=fingerprint)
+        execution = super().run(
+            prefix, sleep, policy, limits, fingerprint=fingerprint, covered=covered
+        )
         if image.new_shared_count.value:
             self.forget_sharing()
             raise SharingGrew
@@ -102,6 +105,15 @@ class NativeBuilt:
     program: NativeProgram
     driver: Driver
     settled: dict[Hashable, tuple[Finding, ...]] = field(default_factory=dict)
+
+    @property
+    def design_name(self) -> str:
+        """How rows call the tree."""
+        return str(self.design.name)
+
+    @property
+    def scenario_name(self) -> str:
+        return self.scenario.name
 
     @property
     def hypothetical(self) -> bool:
@@ -148,7 +160,7 @@ def build_native(
         kernel.injection = _injection(machine, scenario)
     view = NativeView(kernel)
     watch(view)
-    monitors = Monitors(view, monitors_off)
+    monitors = Monitors(view, {*monitors_off, *NOT_JUDGED})
     bodies = _bodies(driver, geometry, scenario)
     program = NativeProgram(driver, bodies, name)
     design = SimpleNamespace(name=name, capabilities=frozenset())

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from septum.kvm.spte import is_last_spte, is_shadow_present_pte, spte_to_pfn
 from septum.kvm.view import Entry, KvmView, RootView, SpteChange, Table
@@ -12,7 +12,10 @@ from septum.native.image import ARENA, FIRST_PFN, PAGE
 from septum.native.kernel import Kernel
 from septum.tdx.sept import hpa_of, state_of
 
-__all__ = ["NativeView"]
+__all__ = ["NOT_JUDGED", "NativeView"]
+
+NOT_JUDGED: Final = frozenset({"I13", "I15", "I16", "I19", "I20", "I21", "I22", "I24"})
+"""Monitors that need what the compiled kernel does not show yet (docs/kernel.md)."""
 
 _INVALID = (1 << 64) - 1
 
@@ -43,11 +46,25 @@ class NativeView(KvmView):
 
     def _sp_table(self, sp: int) -> Table:
         kernel = self.kernel
-        spt = kernel.value("kvm_mmu_page.spt", sp)
-        name = kernel.objects.cell(spt).name.partition("[")[0]
+        name = self._table_name(sp)
         level, gfn = kernel.level(sp), kernel.value("kvm_mmu_page.gfn", sp)
         root = not kernel.value("kvm_mmu_page.ptep", sp)
-        return Table(name, level, gfn, kernel.is_mirror(sp), root)
+        return Table(name, level, gfn, kernel.is_mirror(sp), root, self._root_name(sp))
+
+    def _table_name(self, sp: int) -> str:
+        spt = self.kernel.value("kvm_mmu_page.spt", sp)
+        return self.kernel.objects.cell(spt).name.partition("[")[0]
+
+    def _root_name(self, sp: int) -> str:
+        """The name of the root that a table hangs below."""
+        kernel = self.kernel
+        for _ in range(self.geometry.levels):
+            parent = kernel.value("kvm_mmu_page.ptep", sp)
+            above = kernel.sp_of(parent) if parent else 0
+            if not above:
+                break
+            sp = above
+        return self._table_name(sp)
 
     def _at(self, sp: int, addr: int, value: int) -> Entry:
         table = self._sp_table(sp)
@@ -139,6 +156,18 @@ class NativeView(KvmView):
 
     def wait_for_sept_zap(self) -> bool:
         return bool(self.kernel.wait_for_sept_zap())
+
+    def mmu_invalidate_in_progress(self) -> int:
+        return self.kernel.value("kvm.mmu_invalidate_in_progress")
+
+    def mn_active_invalidate_count(self) -> int:
+        return 0  # no MMU notifier is called here
+
+    def vcpu_root(self, vcpu: int) -> str:
+        return ""  # nothing is mapped in direct roots here
+
+    def table_pages(self) -> list[tuple[int, str, bool]]:
+        return []  # leaks are not looked for here (docs/kernel.md)
 
     def vm_bugged(self) -> bool:
         return bool(self.kernel.value("kvm.vm_bugged"))

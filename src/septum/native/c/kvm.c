@@ -595,6 +595,8 @@ long septum_op_punch_hole(u64 start, u64 end)
 
 long septum_op_release_gmem(void)
 {
+	septum_touch(&gmem_file->f_ref, 8, SEPTUM_ATOMIC);
+	septum_tell(SEPTUM_TELL_LAST, (u64)&gmem_file->f_ref, 0);
 	fput(gmem_file);
 	fput(gmem_file);
 	return 0;

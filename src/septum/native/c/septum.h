@@ -36,6 +36,7 @@ enum septum_tell {
 	SEPTUM_TELL_REACHED,	/* arg[1]: text, for must_occur */
 	SEPTUM_TELL_FLUSH,	/* arg[1]: vCPU: its shared translations are gone */
 	SEPTUM_TELL_KICKED,	/* arg[1]: CPU that got an IPI */
+	SEPTUM_TELL_LAST,	/* arg[1]: a reference count that may reach zero from now on */
 };
 
 /* Bits of an access (KCSAN's, linux/kcsan-checks.h; READ is 0). */
