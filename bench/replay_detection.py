@@ -117,8 +117,18 @@ def why(case: Altered, fmt: SpteFormat) -> str:
     if change is None:
         return f"no SPTE change: {_owed(first.name)}"
     if case.kind == "delete":
-        return _why_delete(change, fmt)
-    return _why_change(change, parsed(case.after[0]), fmt)
+        reason = _why_delete(change, fmt)
+    else:
+        reason = _why_change(change, parsed(case.after[0]), fmt)
+    if reason == "unclassed" and not _seen_later(case, change):
+        return "no later line names the entry: the recording ends while the table lives"
+    return reason
+
+
+def _seen_later(case: Altered, change: SpteChanged) -> bool:
+    """Whether a line after the altered one names its entry."""
+    key = f"as id {change.as_id} gfn {change.gfn:x} level {change.level} "
+    return any(key in line for line in case.lines[case.number + 1 :])
 
 
 def _owed(name: str) -> str:
