@@ -22,6 +22,7 @@ STEP_US: Final = 10
 
 _TASKS: Final = 1  # process ids: the two groups of tracks
 _LOCKS: Final = 2
+_FIRST_TID: Final = 11  # Perfetto takes thread ids for global, and 0 and the pids for taken
 
 Json = dict[str, Any]
 
@@ -29,16 +30,20 @@ Json = dict[str, Any]
 def chrome_trace(replay: Replay, *, title: str = "septum") -> str:
     """The whole document, JSON object format."""
     events = [
-        _name("process_name", _TASKS, 0, title),
-        _name("process_name", _LOCKS, 0, "locks"),
-        *(_name("thread_name", _TASKS, t, name) for t, name in enumerate(replay.task_names)),
-        *_calls(replay),
-        *_steps(replay),
+        _name("process_name", _TASKS, _TASKS, title),
+        _name("process_name", _LOCKS, _LOCKS, "locks"),
+        *(_name("thread_name", _TASKS, _tid(t), name) for t, name in enumerate(replay.task_names)),
+        # A slice before those inside it: that is how readers nest slices that begin at once.
+        *sorted([*_calls(replay), *_steps(replay)], key=lambda e: (e["ts"], -e["dur"])),
         *_holders(replay),
         *_pair(replay),
         *_findings(replay),
     ]
     return json.dumps({"traceEvents": events, "displayTimeUnit": "ns"}, indent=1) + "\n"
+
+
+def _tid(task: int) -> int:
+    return _FIRST_TID + task
 
 
 def _name(kind: str, pid: int, tid: int, name: str) -> Json:
@@ -56,8 +61,8 @@ def _calls(replay: Replay) -> Iterator[Json]:
             common = 0
             while common < min(len(stack), len(open_)) and stack[common] == open_[common][0]:
                 common += 1
-            for name, begun in reversed(open_[common:]):
-                yield _slice(task, name, begun, last + 1)
+            closed = [_slice(task, name, begun, last + 1) for name, begun in open_[common:]]
+            yield from closed
             open_ = [*open_[:common], *((name, at) for name in stack[common:])]
             last = at
 
@@ -68,7 +73,7 @@ def _slice(task: int, name: str, begun: int, end: int) -> Json:
         "name": name,
         "cat": "call",
         "pid": _TASKS,
-        "tid": task,
+        "tid": _tid(task),
         "ts": begun * STEP_US,
         "dur": (end - begun) * STEP_US,
     }
@@ -86,7 +91,7 @@ def _steps(replay: Replay) -> Iterator[Json]:
             "name": describe(event, replay.traces.get(at, ())),
             "cat": "step",
             "pid": _TASKS,
-            "tid": event.task,
+            "tid": _tid(event.task),
             "ts": at * STEP_US + 1,
             "dur": STEP_US - 2,
             "args": args,
@@ -106,9 +111,9 @@ def _async(phase: str, lock: str, id_: int, ts: int, args: Json) -> Json:
         "ph": phase,
         "name": lock,
         "cat": "lock",
-        "id": id_,
+        "id2": {"local": str(id_)},  # of this process, not of all
         "pid": _LOCKS,
-        "tid": 0,
+        "tid": _LOCKS,
         "ts": ts,
         "args": args,
     }
@@ -126,7 +131,7 @@ def _pair(replay: Replay) -> Iterator[Json]:
             "cat": "race",
             "id": 0,
             "pid": _TASKS,
-            "tid": event.task,
+            "tid": _tid(event.task),
             "ts": at * STEP_US + 2,
         }
         yield arrow | ({"bp": "e"} if phase == "f" else {})
@@ -141,6 +146,6 @@ def _findings(replay: Replay) -> Iterator[Json]:
             "name": f"{finding.rule}: {finding.message}",
             "cat": "finding",
             "pid": _TASKS,
-            "tid": max(finding.task, 0),
+            "tid": _tid(max(finding.task, 0)),
             "ts": at * STEP_US + STEP_US // 2,
         }
