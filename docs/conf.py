@@ -26,6 +26,7 @@ html_show_sphinx = False
 smartquotes = False  # -- begins an option
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = ["site.js"]
 html_copy_source = False
 html_show_sourcelink = False
 myst_heading_anchors = 3
