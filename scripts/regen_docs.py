@@ -66,7 +66,9 @@ class Block:
     what: str
     body: str
     session: tuple[str, ...] = ()
-    """The commands of the page's session up to this one."""
+    """The commands of the page's session, if this one is of them."""
+    turn: int = 0
+    """Its place in the session."""
 
     @property
     def slow(self) -> bool:
@@ -80,7 +82,7 @@ class Block:
         """What the block should hold now."""
         if self.kind == "file":
             return (ROOT / self.what).read_text()
-        out = session(self.session)[-1] if self.session else shell(self.what)
+        out = session(self.session)[self.turn] if self.session else shell(self.what)
         return f"$ {self.what}\n{self.cut(out)}"
 
     def cut(self, text: str) -> str:
@@ -121,13 +123,13 @@ def pages() -> list[Path]:
 def blocks(path: Path) -> Iterator[Block]:
     """The generated blocks of a page."""
     text = path.read_text()
-    told: tuple[str, ...] = ()
-    for m in _BLOCK.finditer(text):
+    found = list(_BLOCK.finditer(text))
+    together = [m for m in found if "session" in m["options"].split()]
+    told = tuple(m["what"] for m in together)
+    for m in found:
         line = text.count("\n", 0, m.start()) + 1
-        mine: tuple[str, ...] = ()
-        if "session" in m["options"].split():
-            mine = told = (*told, m["what"])
-        yield Block(path, line, m["kind"], m["options"], m["what"], m["body"], mine)
+        mine = (told, together.index(m)) if m in together else ()
+        yield Block(path, line, m["kind"], m["options"], m["what"], m["body"], *mine)
 
 
 @cache
