@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from trace_rig import DATA, EMPTY, FROZEN, Writer, leaf, run, table
 
 from septum.cli import main
-from septum.report.plots import heat_map, line_chart, replay_plots
+from septum.report.plots import _rates, heat_map, line_chart, replay_plots
 from septum.report.replay_more import comparison_lines
 from septum.report.replay_text import WIDTH
 from septum.trace import replay
@@ -177,7 +177,7 @@ def test_plots_are_svg_with_names() -> None:
 def test_line_chart_scales_to_its_top() -> None:
     svg = line_chart("x & y", [0.0, 1.0, 2.0], [("a", [0.0, 50.0, 100.0])])
     assert "x &amp; y" in svg
-    assert 'points="70.0,172.0 389.0,92.0 708.0,12.0"' in svg
+    assert 'points="70.0,172.0 389.0,101.0 708.0,30.0"' in svg
 
 
 def test_heat_map_bounds_its_cells() -> None:
@@ -193,3 +193,9 @@ def test_page_is_one_file_without_network(tmp_path: Path) -> None:
     assert "Findings: none" in text
     assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
     assert len(text) < 2_000_000
+
+
+def test_rates_survive_samples_of_one_time_stamp() -> None:
+    """11 zaps, ten of them at one moment, in two parts of 1 s."""
+    assert _rates([0.0, 0.5, 0.5, 2.0], [0, 10, 10, 11], [0.0, 1.0, 2.0]) == [0.0, 10.0, 1.0]
+    assert _rates([1.0, 1.0], [0, 5], [1.0, 1.0]) == [0.0, 0.0]

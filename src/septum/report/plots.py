@@ -8,6 +8,7 @@ dark can set them.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from html import escape
 from itertools import pairwise
@@ -21,10 +22,11 @@ _WIDTH: Final = 720
 _HEIGHT: Final = 200
 _LEFT: Final = 70
 _RIGHT: Final = 12
-_TOP: Final = 12
+_TOP: Final = 30  # below the legend
 _BOTTOM: Final = 28
 _COLOURS: Final = ("#2563eb", "#d97706", "#059669", "#dc2626")
 _HEAT_COLUMNS: Final = 96
+_BINS: Final = 120
 _HEAT_ROWS: Final = 48
 
 
@@ -43,11 +45,15 @@ def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
     )
 
 
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _axes(x: tuple[float, float], top: float, unit: str) -> list[str]:
     base = _HEIGHT - _BOTTOM
     return [
         f'<path d="M{_LEFT} {_TOP}V{base}H{_WIDTH - _RIGHT}" fill="none" stroke="var(--fg,#888)"/>',
-        _text(_LEFT - 6, _TOP + 8, f"{top:g}", "end"),
+        _text(_LEFT - 6, _TOP + 8, _number(top), "end"),
         _text(_LEFT - 6, base, "0", "end"),
         _text(_LEFT, _HEIGHT - 10, f"{x[0]:.6g} {unit}"),
         _text(_WIDTH - _RIGHT, _HEIGHT - 10, f"{x[1]:.6g} {unit}", "end"),
@@ -61,7 +67,7 @@ def line_chart(
     top = max((max(values, default=0.0) for _, values in series), default=0.0) or 1.0
     left, right = (xs[0], xs[-1]) if xs else (0.0, 1.0)
     span = right - left or 1.0
-    peaks = ", ".join(f"{name} up to {max(values, default=0):g}" for name, values in series)
+    peaks = ", ".join(f"{name} up to {_number(max(values, default=0))}" for name, values in series)
     out = _open(title, peaks) + _axes((left, right), top, unit)
     base, wide = _HEIGHT - _BOTTOM, _WIDTH - _LEFT - _RIGHT
     for number, (name, values) in enumerate(series):
@@ -72,8 +78,8 @@ def line_chart(
         )
         out.append(f'<polyline points="{points}" fill="none" stroke="{colour}"/>')
         at = _LEFT + 10 + number * 130
-        out.append(f'<rect x="{at}" y="{_TOP}" width="10" height="10" fill="{colour}"/>')
-        out.append(_text(at + 14, _TOP + 9, name))
+        out.append(f'<rect x="{at}" y="6" width="10" height="10" fill="{colour}"/>')
+        out.append(_text(at + 14, 15, name))
     return "".join([*out, "</svg>"])
 
 
@@ -110,6 +116,13 @@ def heat_map(title: str, xs: Sequence[float], columns: Sequence[dict[int, int]])
     return "".join([*out, "</svg>"])
 
 
+def _rates(xs: Sequence[float], counts: Sequence[int], edges: Sequence[float]) -> list[float]:
+    """Per second, in each part that an edge ends; 0 at the first edge.  ``counts`` add up."""
+    at = [counts[max(bisect_right(xs, edge) - 1, 0)] for edge in edges]
+    spans = pairwise(zip(edges, at, strict=True))
+    return [0.0, *((d - c) / (b - a) if b > a else 0.0 for (a, c), (b, d) in spans)]
+
+
 def replay_plots(result: ReplayResult) -> list[tuple[str, str]]:
     """(heading, SVG) of a replay: leafs by level, rates, GFN by time.  Empty without a
     change."""
@@ -121,17 +134,16 @@ def replay_plots(result: ReplayResult) -> list[tuple[str, str]]:
         (name, [float(sample.leafs[level]) for sample in samples])
         for level, name in enumerate(LEVEL_NAMES)
     ]
-    steps = [max(b - a, 1e-9) for a, b in pairwise(xs)]
-    rates: list[tuple[str, list[float]]] = []
-    for name, counts in (
-        ("faults/s", [sample.faults for sample in samples]),
-        ("zaps/s", [sample.zaps for sample in samples]),
-    ):
-        rate = [(b - a) / t for (a, b), t in zip(pairwise(counts), steps, strict=True)]
-        rates.append((name, [0.0, *rate]))
+    # Many samples may share a time stamp: rates are those of equal parts of the time.
+    part = (xs[-1] - xs[0]) / _BINS
+    edges = [xs[0] + n * part for n in range(_BINS)] + [xs[-1]]
+    rates = [
+        ("faults/s", _rates(xs, [sample.faults for sample in samples], edges)),
+        ("zaps/s", _rates(xs, [sample.zaps for sample in samples], edges)),
+    ]
     return [
         ("Present leafs by level", line_chart("Present leafs by level over time", xs, leafs)),
-        ("Fault and zap rates", line_chart("Faults and zaps per second", xs, rates)),
+        ("Fault and zap rates", line_chart("Faults and zaps per second", edges, rates)),
         (
             "Changes by GFN and time",
             heat_map("Changes by GFN (2M regions) and time", xs, result.heat),
