@@ -109,6 +109,7 @@ class Machine:
         self._random = random.Random(0)
         self._priority: list[float] = []
         self._changes: list[tuple[int, int]] = []
+        self._begun = 0  # where in the journal the present run began
         self._status = ""
         self._diverged = ""
         self._last: list[Event] = []
@@ -354,7 +355,7 @@ class Machine:
         :param settle: called in sequential mode after the last event, to judge.
         :param fingerprint: keep the state after the last event, before ``settle``.
         """
-        mark = len(self.journal)
+        mark = self._begun = len(self.journal)
         self._prefix = prefix
         self._sleep = dict(sleep) if sleep else {}
         self._covered = covered
@@ -510,14 +511,22 @@ class Machine:
 
     def could_go_on(self, word: Cell, done: Callable[[Any], bool]) -> frozenset[int]:
         """Positions of the changes of ``word`` without which (and what depends on them)
-        ``done`` would hold."""
-        return frozenset(
-            at
-            for at, e in enumerate(self.log)
-            if e.obj == word.name
-            and any(n == word.name and kind in (WRITE, ADD) for n, kind in e.acc)
-            and done(word.v - (e.left - e.seen) if e.op == "add" else e.seen)
-        )
+        ``done`` would hold.  A change may be part of a larger step, so the journal tells."""
+        mine = [(old, wseq) for cell, old, wseq in self.journal[self._begun :] if cell is word]
+        ends = [*mine, (word.v, word.wseq)][1:]
+        out = set()
+        first: dict[int, Any] = {}  # position -> the value before its first change there
+        for (before, _), (after, at) in zip(mine, ends, strict=True):
+            if at < 0:
+                continue
+            before = first.setdefault(at, before)
+            kinds = {kind for name, kind in self.log[at].acc if name == word.name}
+            without = word.v - (after - before) if ADD in kinds and WRITE not in kinds else before
+            if done(without):
+                out.add(at)
+            else:
+                out.discard(at)
+        return frozenset(out)
 
     # --- scheduling ---------------------------------------------------------------
 
