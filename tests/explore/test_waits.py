@@ -8,6 +8,7 @@ wait for one that had to come later, and loses the other order.
 from __future__ import annotations
 
 import pytest
+
 from septum.explore import MachineProgram, Options, search
 from septum.machine import Machine, Word, wait_until
 

@@ -266,8 +266,7 @@ def replay(ce: Counterexample, *, states: bool = False) -> Replay:
             raise Diverged(f"step {n}: there is no task {decision.task} in {ce.scenario}")
     kept: dict[int, Any] = {}
     if states:
-        again = build(ce.design, ce.scenario, ce.params, memory_model=ce.memory_model)
-        kept = states_along(again, script_of(ce))
+        kept = states_along(rebuild(ce), script_of(ce))
     execution, told = run_traced(built, list(ce.decisions))
     for n, (event, was) in enumerate(zip(execution.events, ce.labels, strict=False)):
         now = label(event, names)
@@ -290,7 +289,7 @@ def replay(ce: Counterexample, *, states: bool = False) -> Replay:
     return Replay(execution.events, names, execution.findings, pair, told, kept, buffers)
 
 
-def states_along(built: Built, policy: Policy) -> dict[int, Any]:
+def states_along(built: Built | BuiltProtocol, policy: Policy) -> dict[int, Any]:
     """The state after every step (-1: before the first) of a schedule.
 
     Looking widens footprints, so ``built`` is for this run alone; the schedule is a
