@@ -12,13 +12,15 @@ from typing import Any
 
 import click
 
-from septum.cli.options import explorer, format_option, search_options
+from septum.cli.options import DURATION, explorer, format_option, search_options
 from septum.cli.running import default_directory, save_all
 from septum.cli.terminal import painter, width
+from septum.designs import lookup
 from septum.explore import Options
 from septum.kvm.monitors import MONITORS
 from septum.native.build import Built, build
 from septum.native.check import KernelRow, check_row
+from septum.native.diff import compare_scenario, operation_scenarios
 from septum.native.errors import BuildError
 from septum.report.counterexample import counterexample_text
 from septum.report.documents import check_document, dump
@@ -152,6 +154,43 @@ def check_command(
         click.echo(f"Interrupted; to check what is left: -s {' -s '.join(left)}", err=True)
         ctx.exit(130)
     ctx.exit(exit_code(results))
+
+
+@command.command("diff")
+@TREE
+@click.argument("design", default="v7.3")
+@click.option("--scenario", "-s", "scenarios", multiple=True, metavar="NAME", help="A scenario.")
+@click.option("--budget", type=DURATION, default=60.0, help="Stop a search after that time.")
+@click.pass_context
+def diff_command(
+    ctx: click.Context, /, tree: Path, design: str, scenarios: tuple[str, ...], budget: float
+) -> None:
+    """Compare TREE's C code with a Python DESIGN (default v7.3).
+
+    Every operation alone, from small start trees: SPTE changes and SEAMCALLs in order.  Then
+    scenarios (with -s only these): findings, and the set of settled states.
+
+    Exit status 0: equal; 1: a difference; 3: a search was not complete; 2: wrong usage.
+    """
+    lookup(design)
+    made = _build(tree, False)
+    chosen = _chosen(scenarios) if scenarios else [*operation_scenarios(), *_chosen(())]
+    differ = incomplete = 0
+    for scenario in chosen:
+        _tell(scenario.name)
+        found = compare_scenario(
+            made.image, str(made.tree.path), made.name, design, scenario, Options(budget_s=budget)
+        )
+        differ += bool(found.text)
+        incomplete += not found.complete
+        said = found.note or f"equal, {found.states} settled states"
+        if not found.complete and not found.text:
+            said = f"no difference in what was explored, {found.states} settled states"
+        click.echo(f"{scenario.name}: {'DIFFERENT' if found.text else said}")
+        if found.text:
+            click.echo("  " + found.text.replace("\n", "\n  "))
+    click.echo(f"{len(chosen)} compared: {differ} differ, {incomplete} not complete")
+    ctx.exit(1 if differ else 3 if incomplete else 0)
 
 
 def _options(search: Mapping[str, Any]) -> Options:

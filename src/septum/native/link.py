@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Sequence
@@ -72,7 +73,9 @@ def link(build: Kbuild, objects: Sequence[Path], out: Path) -> Path:
     options = ["-static", "-z", "muldefs", "-z", "noexecstack", "--no-warn-rwx-segments"]
     script = ["-T", str(CODE / "image.lds")]
     files = [str(p) for p in (*pieces, stubs)]
-    _run(["ld", *options, *script, *wrapped, "-o", str(image), *files])
+    command = ["ld", *options, *script, *wrapped, "-o", str(image), *files]
+    _run(command)
+    (out / "link.json").write_text(json.dumps(command))
     return image
 
 

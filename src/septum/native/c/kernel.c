@@ -241,6 +241,14 @@ struct page *M(alloc_pages_node_noprof)(int nid, gfp_t gfp, unsigned int order)
 {
 	return page_of(septum_alloc(PAGE_SIZE << order, PAGE_SIZE << order));
 }
+struct page *M(__alloc_pages_noprof)(gfp_t gfp, unsigned int order)
+{
+	return page_of(septum_alloc(PAGE_SIZE << order, PAGE_SIZE << order));
+}
+struct page *M(alloc_pages_noprof)(gfp_t gfp, unsigned int order)
+{
+	return page_of(septum_alloc(PAGE_SIZE << order, PAGE_SIZE << order));
+}
 unsigned long M(get_free_pages_noprof)(gfp_t gfp, unsigned int order)
 {
 	return (unsigned long)septum_alloc(PAGE_SIZE << order, PAGE_SIZE << order);

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The compiled kernel and a Python design check each other.
+
+Every operation alone, from small start trees: the same sequence of SPTE changes and SEAMCALLs.
+Every scenario: the same findings and the same set of settled states.  Pages are compared by
+what they map, not by their numbers, which differ.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Final
+
+from septum.explore import Options, search
+from septum.kvm.spte import is_frozen_spte, is_last_spte, is_shadow_present_pte
+from septum.kvm.view import SpteChange
+from septum.machine.geometry import Geometry
+from septum.native.check import load_built
+from septum.native.operations import unsupported
+from septum.native.program import NativeBuilt, SharingGrew
+from septum.scenarios.build import Built, build
+from septum.scenarios.model import Scenario, Start, TaskSpec, op
+from septum.scenarios.start import StartError
+from septum.tdx import status
+from septum.tdx.sept import state_of
+
+__all__ = ["Difference", "compare_scenario", "operation_scenarios"]
+
+State = tuple[tuple[Any, ...], ...]
+_RESTARTS: Final = 60
+_MEMORY_LEAFS: Final = ("TDH.MEM.", "TDH.PHYMEM.PAGE")
+
+_OPERATIONS: Final = (
+    op("fault", 0),
+    op("fault", 3),
+    op("prefault", 1),
+    op("zap_leafs", 0, 2),
+    op("zap_range", 0, 4),
+    op("punch_hole", 0, 1),
+    op("punch_hole", 0, 4),
+)
+_TREES: Final = (
+    Start(vcpus=1),
+    Start(vcpus=1, mapped=(0,)),
+    Start(vcpus=1, mapped=(0, 1, 2)),
+    Start(vcpus=1, mapped=(0, 3), accepted=(0,)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Outcome for one scenario.
+
+    :ivar text: empty if both agree; else the first difference, with its witness.
+    :ivar complete: both searches were complete.
+    """
+
+    scenario: str
+    text: str
+    complete: bool
+    states: int
+    note: str = ""
+
+
+def operation_scenarios() -> list[Scenario]:
+    """Each operation alone, from each small start tree."""
+    out = []
+    for what, start in product(_OPERATIONS, _TREES):
+        vcpu = 0 if what.name in ("fault", "prefault") else -1
+        mapped = ",".join(map(str, start.mapped)) or "nothing"
+        name = f"{what.text} with {mapped} mapped"
+        task = TaskSpec("vcpu0" if not vcpu else "host", (what,), vcpu=vcpu)
+        out.append(Scenario(name, name, "", (task,), start, epilogue=False))
+    return out
+
+
+# --- one form for both sides ------------------------------------------------------------------
+
+
+def _kind(value: int, level: int) -> str:
+    if is_frozen_spte(value):
+        return "frozen"
+    if not is_shadow_present_pte(value):
+        return "none"
+    return "leaf" if is_last_spte(value, level) else "table"
+
+
+class _Side:
+    """What one side did, in neutral words.  ``small`` turns its GFNs into the scenario's;
+    None: not part of the scenario."""
+
+    def __init__(self, built: Any, small: Callable[[int, int], int | None]) -> None:
+        self.built = built
+        self.small = small
+        self.sequence: list[tuple[Any, ...]] = []
+        self.states: dict[State, list[int]] = {}
+        self.settle = built.program.settle
+        built.program.settle = self._settled
+        built.view.subscribe("spte", self._spte)
+        built.view.subscribe("seamcall", self._seamcall)
+
+    def _spte(self, change: SpteChange) -> None:
+        entry = change.entry
+        gfn = self.small(entry.gfn, entry.level)
+        if gfn is None or not entry.table.is_mirror:
+            return
+        kinds = _kind(change.old, entry.level), _kind(change.new, entry.level)
+        self.sequence.append(("SPTE", entry.level, gfn, *kinds))
+
+    def _seamcall(self, name: str, regs: Any, result: Any) -> None:
+        if name.startswith(_MEMORY_LEAFS):
+            self.sequence.append(("SEAMCALL", name, status.decode(result.rax)))
+
+    def _settled(self) -> None:
+        state = self._state()
+        self.states.setdefault(state, [e.task for e in self.built.machine.log])
+        if self.settle is not None:
+            self.settle()
+
+    def _state(self) -> State:
+        seen = self.built.snapshot()
+        out: list[tuple[Any, ...]] = []
+        for _, level, gfn, value in seen["mirror"]:
+            at, kind = self.small(gfn, level), _kind(value, level)
+            if at is not None and kind != "none":
+                out.append(("mirror", level, at, kind))
+        for level, gfn, raw in seen["sept"]:
+            at = self.small(gfn, level)
+            if at is not None:
+                out.append(("S-EPT", level, at, state_of(raw).name))
+        view = self.built.view
+        out.append(("VM", "bugged" if view.vm_bugged() else "", "dead" if view.vm_dead() else ""))
+        return tuple(sorted(set(out), key=str))
+
+    def run(self, options: Options) -> tuple[set[str], bool]:
+        """Explore; the rules broken, and whether nothing was left out."""
+        for _ in range(_RESTARTS):
+            self.sequence.clear()
+            self.states.clear()
+            try:
+                result = search(self.built.program, options)
+            except SharingGrew:
+                continue
+            return set(result.found), result.complete
+        raise RuntimeError("tasks share ever more words; report this")
+
+
+def _python(built: Built) -> _Side:
+    slots = built.kvm.slots
+    end = max(s.base_gfn + s.npages for s in slots)
+    return _Side(built, lambda gfn, level: gfn if gfn < end else None)
+
+
+def _native(built: NativeBuilt) -> _Side:
+    params = built.params
+    geometry = Geometry(bits=params["bits"], levels=params["levels"])
+
+    def small(gfn: int, level: int) -> int | None:
+        if level > geometry.levels or gfn >> 9 * (geometry.levels - 1):
+            return None
+        out = 0
+        for n in range(geometry.levels):
+            index = gfn >> 9 * n & 0x1FF
+            if index > geometry.mask:
+                return None
+            out |= index << n * geometry.bits
+        return out
+
+    return _Side(built, small)
+
+
+# --- comparing --------------------------------------------------------------------------------
+
+
+def compare_scenario(
+    image: Path, tree: str, name: str, design: str, scenario: Scenario, options: Options
+) -> Difference:
+    """Compare in a process of its own."""
+    lacking = unsupported(scenario)
+    if lacking:
+        return Difference(scenario.name, "", True, 0, f"n/a: {lacking}")
+    context = multiprocessing.get_context("fork")
+    mine, theirs = context.Pipe(duplex=False)
+    arguments = (theirs, image, tree, name, design, scenario, options)
+    process = context.Process(target=_worker, args=arguments)
+    process.start()
+    theirs.close()
+    try:
+        out: Difference = mine.recv()
+    except EOFError:
+        process.join()
+        text = f"the image's process ended with status {process.exitcode}"
+        out = Difference(scenario.name, text, False, 0)
+    mine.close()
+    process.join()
+    return out
+
+
+def _worker(
+    pipe: Connection,
+    image: Path,
+    tree: str,
+    name: str,
+    design: str,
+    scenario: Scenario,
+    options: Options,
+) -> None:
+    try:
+        pipe.send(_compare(image, tree, name, design, scenario, options))
+    except StartError as error:
+        pipe.send(Difference(scenario.name, str(error), False, 0))
+    pipe.close()
+
+
+def _compare(
+    image: Path, tree: str, name: str, design: str, scenario: Scenario, options: Options
+) -> Difference:
+    model = _python(build(design, scenario))
+    compiled = load_built(image, tree, scenario, name)
+    code = _native(compiled)
+    compiled.program.warm_up()
+    ours, whole = model.run(options)
+    theirs, all_of_it = code.run(options)
+    complete = whole and all_of_it
+    names = [task.name for task in scenario.tasks]
+    text = "\n".join(_differences(design, name, (model, ours), (code, theirs), names, complete))
+    return Difference(scenario.name, text, complete, len(code.states))
+
+
+def _differences(
+    design: str,
+    name: str,
+    model: tuple[_Side, set[str]],
+    code: tuple[_Side, set[str]],
+    names: Sequence[str],
+    complete: bool,
+) -> Iterator[str]:
+    (ours, our_rules), (theirs, their_rules) = model, code
+    if len(names) == 1 and ours.sequence != theirs.sequence:
+        pairs = zip([*ours.sequence, ("end",)], [*theirs.sequence, ("end",)], strict=False)
+        at, (one, other) = next((n, p) for n, p in enumerate(pairs) if p[0] != p[1])
+        yield f"step {at}: {design} does {_words(one)}, {name} does {_words(other)}"
+    if our_rules != their_rules:
+        yield f"findings: {design} {_list(our_rules)}, {name} {_list(their_rules)}"
+    if not complete:
+        return  # a state that one of them did not get to is no difference
+    for side, against, who in ((ours, theirs, design), (theirs, ours, name)):
+        only = [state for state in side.states if state not in against.states]
+        if only:
+            schedule = " ".join(names[t] for t in side.states[only[0]])
+            words = ", ".join(_words(item) for item in only[0] if item[0] != "VM" or any(item[1:]))
+            yield f"settled state that only {who} reaches: {words}"
+            yield f"  by the schedule: {schedule}"
+
+
+def _words(item: tuple[Any, ...]) -> str:
+    return " ".join(str(part) for part in item if part != "")
+
+
+def _list(rules: set[str]) -> str:
+    return ", ".join(sorted(rules)) or "none"

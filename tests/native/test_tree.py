@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Trees that cannot be built, and what needs no kernel tree to be tested."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from septum.cli import main
+from septum.machine.geometry import Geometry
+from septum.native.diff import operation_scenarios
+from septum.native.errors import BuildError
+from septum.native.operations import bind, real_end, real_gfn, unsupported
+from septum.native.stubs import assembler, rename_table
+from septum.native.tree import check_tools, read_tree
+from septum.scenarios.model import op, run_vcpu
+from septum.scenarios.suite import SCENARIOS, find
+
+KERNEL = ("Kbuild", "arch/x86/Kconfig", "virt/kvm/kvm_main.c")
+TDX = ("arch/x86/kvm/vmx/tdx.c", "arch/x86/virt/vmx/tdx/tdx.c")
+OPS = "arch/x86/include/asm/kvm-x86-ops.h"
+
+
+def make_tree(at: Path, *files: str, ops: str = "set_external_spte") -> Path:
+    for name in files:
+        (at / name).parent.mkdir(parents=True, exist_ok=True)
+        (at / name).write_text("")
+    if OPS in files:
+        (at / OPS).write_text(ops)
+    (at / "Makefile").write_text("VERSION = 7\nPATCHLEVEL = 3\nSUBLEVEL = 4\nEXTRAVERSION = -rc1\n")
+    return at
+
+
+def test_a_good_tree(tmp_path: Path) -> None:
+    tree = read_tree(make_tree(tmp_path, *KERNEL, *TDX, OPS))
+    assert (tree.version, tree.dirty) == ("7.3.4-rc1", False)
+    before = tree.digest()
+    (tmp_path / TDX[0]).write_text("int changed;")
+    assert tree.digest() != before
+    (tmp_path / ".config").write_text("")
+    assert read_tree(tmp_path).dirty
+
+
+@pytest.mark.parametrize(
+    ("files", "ops", "message"),
+    [
+        ((), "", "not a kernel source tree"),
+        (KERNEL, "", "cannot host TDs"),
+        ((*KERNEL, *TDX, OPS), "KVM_X86_OP(vcpu_run)", "is too old"),
+    ],
+)
+def test_bad_trees(tmp_path: Path, files: tuple[str, ...], ops: str, message: str) -> None:
+    with pytest.raises(BuildError, match=message):
+        read_tree(make_tree(tmp_path, *files, ops=ops))
+
+
+def test_missing_tools_are_named_with_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(BuildError, match=r"missing build tools: make, gcc.*apt install make gcc"):
+        check_tools()
+
+
+def test_the_command_says_it_in_one_line(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["kernel", "build", "--linux", str(tmp_path / "no")])
+    assert result.exit_code in (1, 2)
+    assert "no such directory" in result.output
+    assert len(result.output.strip().splitlines()) == 1
+
+
+def test_gfns_share_tables_as_in_the_scenario() -> None:
+    small = Geometry(bits=1, levels=3)
+    assert [real_gfn(small, g) for g in range(4)] == [0, 1, 0x200, 0x201]
+    assert real_end(small, 4) == 0x202
+    for one in range(8):
+        for other in range(8):
+            for level in (1, 2, 3):
+                together = one >> level == other >> level
+                real = real_gfn(small, one) >> 9 * level == real_gfn(small, other) >> 9 * level
+                assert together == real
+
+
+def test_operations_become_calls() -> None:
+    small = Geometry(bits=1, levels=3)
+    assert bind(small, 1, op("fault", 2)) == ("septum_op_fault", (1, 0x200), ())
+    assert bind(small, -1, op("punch_hole", 0, 3)) == ("septum_op_punch_hole", (0, 0x201), ())
+    _, arguments, program = bind(small, 0, run_vcpu(op("accept", 3)))
+    assert arguments == (0,)
+    assert [(g.op, g.gfn) for g in program] == [("accept", 0x201)]
+
+
+def test_what_is_not_offered_says_so() -> None:
+    assert not unsupported(find("fault-fault"))
+    assert "zap_table" in unsupported(find("subtree"))
+    offered = [s.name for s in SCENARIOS.values() if not unsupported(s)]
+    assert {"fault-punch", "install-accept", "zap-accept", "vm-dies"} <= set(offered)
+    assert not any(unsupported(s) for s in operation_scenarios())
+
+
+def test_stubs() -> None:
+    text = assembler(
+        ["__SCT__kvm_x86_get_mt_mask", "finish_me", "put_pid", "__kmalloc_noprof"],
+        ["nr_things"],
+        {"get_mt_mask": 64},
+    )
+    assert "jmp *kvm_x86_ops+64" in text
+    assert '.asciz "finish_me"' in text
+    assert "jmp septum_kmalloc" in text
+    assert "nr_things: .skip 4096" in text
+    assert '"put_pid"' not in text  # quiet: no report
+    assert rename_table(["septum_m_kfree", "septum_cpu"]) == {"septum_m_kfree": "kfree"}
