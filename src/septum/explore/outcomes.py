@@ -18,6 +18,8 @@ from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 from septum.explore.steps import Step
 from septum.explore.wakeup import Effect, Move
 from septum.machine.dependency import (
@@ -42,6 +44,7 @@ from septum.machine.dependency import (
 __all__ = ["NondeterminismError", "Outcomes"]
 
 
+@mypyc_attr(native_class=False)
 class NondeterminismError(RuntimeError):
     """The same decisions led elsewhere: the model reads something that is not rewound."""
 
@@ -257,9 +260,9 @@ class Outcomes:
         elif kind in _ACQUIRES:
             members = tuple(sorted((*members, (task, _ACQUIRES[kind], number))))
         else:
-            for member in reversed(members):
-                if member[:2] == (task, _RELEASES[kind]):
-                    members = tuple([m for m in members if m is not member])
+            for n in range(len(members) - 1, -1, -1):
+                if members[n][:2] == (task, _RELEASES[kind]):
+                    members = members[:n] + members[n + 1 :]
                     break
         parts = (write, members)
         if not members:

@@ -44,7 +44,9 @@ def _slots(cls: type) -> list[str]:
     """Names of a class's attributes, in a fixed order."""
     if is_dataclass(cls):
         return [f.name for f in fields(cls)]
-    return sorted(cls.__slots__)  # type: ignore[attr-defined]
+    # A compiled class keeps the names elsewhere.
+    names: Any = getattr(cls, "__slots__", ()) or getattr(cls, "__mypyc_attrs__", ())
+    return sorted(names)
 
 
 def _out(value: Any, names: Mapping[type, str]) -> Any:

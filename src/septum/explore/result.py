@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from mypy_extensions import mypyc_attr
+
 from septum.machine import Decision, Execution, Finding
 
 __all__ = ["Found", "SearchResult", "schedule_key", "switches"]
@@ -24,6 +26,7 @@ def schedule_key(
     return (switches(decisions), len(decisions), tuple(decisions))
 
 
+@mypyc_attr(serializable=True)
 @dataclass(slots=True)
 class Found:
     """A finding with the best schedule seen for it (the whole execution's decisions)."""
@@ -33,6 +36,7 @@ class Found:
     times: int = 1
 
 
+@mypyc_attr(serializable=True)
 @dataclass(slots=True)
 class SearchResult:
     """Counts and findings of one search.

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 
+from mypy_extensions import mypyc_attr
+
 from septum.explore import bounded, brute, optimal
 from septum.explore.program import MachineProgram
 from septum.explore.result import SearchResult
@@ -27,6 +29,7 @@ STRATEGIES = {
 }
 
 
+@mypyc_attr(native_class=False)
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to search.

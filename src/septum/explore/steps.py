@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mypy_extensions import mypyc_attr
+
 from septum.machine import Decision, Event
 from septum.machine.dependency import (
     ADD,
@@ -30,6 +32,7 @@ __all__ = ["Step", "pending_step", "picks_of", "steps_of"]
 _STORES = frozenset({"write", "xchg", "fetch_and", "fetch_or", "fetch_add"})
 
 
+@mypyc_attr(serializable=True)
 class Step:
     """One scheduling decision.
 

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 
+from mypy_extensions import mypyc_attr
+
 from septum.explore.optimal import Explorer, Level
 from septum.explore.program import MachineProgram
 from septum.explore.result import SearchResult
@@ -31,6 +33,7 @@ __all__ = ["CLASSES", "UNIT", "Branch", "Lent", "Size", "UnitResult", "bare", "e
 Name = tuple[Key, ...]  # of a plan
 
 
+@mypyc_attr(serializable=True)
 @dataclass(slots=True)
 class Branch:
     """Where a search stands: `Explorer` as plain data, before its next run.
@@ -112,6 +115,7 @@ def bare(wakeup: Wakeup) -> Wakeup:
     return Wakeup(moves, wakeup.certain)
 
 
+@mypyc_attr(native_class=False)
 @dataclass(frozen=True, slots=True)
 class Size:
     """When a unit ends: at the first of these.  ``seconds`` is for a time budget only."""
@@ -132,6 +136,7 @@ class Size:
 UNIT = Size()
 
 
+@mypyc_attr(serializable=True)
 @dataclass(slots=True)
 class Lent:
     """What became of the level that was lent: the step taken there and its footprint, and
@@ -145,6 +150,7 @@ class Lent:
     held: dict[int, Step]
 
 
+@mypyc_attr(serializable=True)
 @dataclass(slots=True)
 class UnitResult:
     """What one unit found, what it left, and what it planned on levels of others.

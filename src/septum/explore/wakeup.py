@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 from septum.machine import Decision
 from septum.machine.dependency import Footprint, clash
 
@@ -24,6 +26,7 @@ Key = tuple[int, tuple[int, ...]]  # task, options picked (without trailing firs
 Effect = tuple[str, int, int]  # object, kind, number of the access (`outcomes`)
 
 
+@mypyc_attr(serializable=True)
 class Move:
     """A step as it will be taken: who, which options, its footprint.
 
@@ -51,6 +54,7 @@ class Move:
         return other
 
 
+@mypyc_attr(serializable=True)
 class Wakeup:
     """A sequence to explore.  ``certain``: nothing explored before it will cover it."""
 

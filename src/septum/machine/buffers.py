@@ -20,7 +20,7 @@ Monitors judge a store when it reaches memory: the flush runs as the task that s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from septum.machine.dependency import EMPTY, FORWARD, PUT, TAKE
 from septum.machine.state import Cell, Task
@@ -37,17 +37,20 @@ __all__ = ["MEMORY_MODELS", "StoreBuffers"]
 MEMORY_MODELS: Final = ("SC", "TSO")
 
 
-class _Store(NamedTuple):
+class _Store:
     """A store that waits, with what judging it later needs: the RCU section it was made
     in, and where in the code (when a schedule is shown)."""
 
-    word: Word
-    value: Any
-    name: str
-    rcu_depth: int
-    rcu_section: int
-    where: tuple[str, str, int] | None
-    stack: tuple[str, ...]
+    __slots__ = ("name", "rcu_depth", "rcu_section", "stack", "value", "where", "word")
+
+    def __init__(self, word: Word, value: Any, name: str, task: Task, event: Event | None) -> None:
+        self.word = word
+        self.value = value
+        self.name = name
+        self.rcu_depth = task.rcu_depth
+        self.rcu_section = task.rcu_section
+        self.where = None if event is None else event.where
+        self.stack = () if event is None else event.stack
 
 
 class _Box:
@@ -72,8 +75,7 @@ class _Box:
 
     def newest(self, word: Word) -> _Store | None:
         """The store that a load of ``word`` by the owner takes its value from."""
-        store: _Store
-        for store in reversed(self.stores):
+        for store in self.stores[::-1]:
             if store.word is word:
                 return store
         return None
@@ -109,8 +111,7 @@ class StoreBuffers:
             event.seen = self.view(word)
             event.left = value
         m.acc.append((name, PUT))
-        where, stack = (event.where, event.stack) if event is not None else (None, ())
-        box.stores.append(_Store(word, value, name, task.rcu_depth, task.rcu_section, where, stack))
+        box.stores.append(_Store(word, value, name, task, event))
         box.puts += 1
         box.dirty = True
         box.show()

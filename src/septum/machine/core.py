@@ -23,6 +23,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from greenlet import getcurrent, greenlet
+from mypy_extensions import mypyc_attr
 
 from septum.machine.buffers import MEMORY_MODELS, StoreBuffers
 from septum.machine.dependency import ADD, AWAIT, WRITE, Access, Footprint, clash, footprint
@@ -50,6 +51,7 @@ class _Point(Protocol):
     def __call__(self, op: str, obj: str, ready: Callable[[], bool] | None = None) -> Event: ...
 
 
+@mypyc_attr(native_class=False)
 class _Discard(list[Access]):
     """Where footprints go when nobody explores."""
 
@@ -57,6 +59,7 @@ class _Discard(list[Access]):
         return None
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Machine:
     """The shared memory, the scheduler and the log of one model instance.
 

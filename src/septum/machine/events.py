@@ -7,6 +7,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from mypy_extensions import mypyc_attr
+
 from septum.machine.dependency import Access
 
 __all__ = [
@@ -38,6 +40,7 @@ class Decision(NamedTuple):
     choice: int = 0
 
 
+@mypyc_attr(native_class=False)
 @dataclass(frozen=True, slots=True)
 class Finding:
     """A broken rule.  ``rule`` is ``I<n>``, ``BUG:<function>``, ``WARN:<function>``,
@@ -50,6 +53,7 @@ class Finding:
     obj: str = ""
 
 
+@mypyc_attr(serializable=True)
 class Event:
     """One executed point.
 
@@ -103,6 +107,7 @@ class Event:
         return f"Event(t{self.task}.{self.index} {self.op} {self.obj} {self.seen}->{self.left})"
 
 
+@mypyc_attr(native_class=False)
 @dataclass(frozen=True, slots=True)
 class Policy:
     """How to go on where the prefix ends.  ``kind``: ``continue`` (stay with the running
@@ -119,6 +124,7 @@ class Policy:
     span: int = 400
 
 
+@mypyc_attr(native_class=False)
 @dataclass(frozen=True, slots=True)
 class Limits:
     """``steps``: events per execution before it is given up as a livelock."""
@@ -130,6 +136,7 @@ CONTINUE = Policy()
 DEFAULT_LIMITS = Limits()
 
 
+@mypyc_attr(serializable=True)
 @dataclass(slots=True)
 class Execution:
     """What one run left behind.

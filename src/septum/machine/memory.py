@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from mypy_extensions import mypyc_attr
+
 from septum.machine.core import Machine
 from septum.machine.dependency import ADD, READ, WRITE
 from septum.machine.state import Cell
@@ -26,6 +28,7 @@ IN_GRACE: Final = "rcu"
 FREED: Final = "freed"
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Word(Cell):
     """One shared word (an SPTE, a counter, a flag); any hashable value."""
 
@@ -198,6 +201,7 @@ class Word(Cell):
         self.wseq = m.seq
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Page(Cell):
     """A page of ``size`` words, made on first use with value ``fill``.
 

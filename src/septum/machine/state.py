@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from greenlet import greenlet
+from mypy_extensions import mypyc_attr
 
 from septum.machine.dependency import ADD, READ, WRITE
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Cell", "Task"]
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Cell:
     """A journaled variable of the model: no scheduling point of its own.
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from mypy_extensions import mypyc_attr
+
 from septum.machine.core import Machine
 from septum.machine.dependency import (
     EXCL,
@@ -35,6 +37,7 @@ __all__ = ["RCU", "SRCU", "Mutex", "RWLock", "SpinLock", "TryLock", "wait_until"
 _FREE: Final[tuple[int | None, tuple[int, ...]]] = (None, ())
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class RWLock(Cell):
     """rwlock_t; ``v`` is ``(writer task or None, reader tasks)``.
 
@@ -144,6 +147,7 @@ class RWLock(Cell):
 _ORDER: dict[str, int] = {}
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class SpinLock(RWLock):
     """spinlock_t or mutex: only the exclusive half."""
 
@@ -163,12 +167,14 @@ class SpinLock(RWLock):
         self._change(_FREE)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Mutex(SpinLock):
     """struct mutex: as `SpinLock`, but may sleep (never under a spinning lock)."""
 
     __slots__ = ()
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class TryLock(Cell):
     """A lock that is tried inside a step, never waited for (TDX Module sharex).
 
@@ -257,6 +263,7 @@ class RCU:
             callback()
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class SRCU(Cell):
     """srcu_struct: `synchronize` waits for the sections that began before it."""
 

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Source locations, taken only when a schedule is replayed."""
+"""Source locations, taken only when a schedule is replayed.
+
+Not compiled: compiled functions have no frames, so what is walked here is the model's own
+code, in both builds.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ __all__ = ["caller"]
 
 def caller() -> tuple[tuple[str, str, int] | None, tuple[str, ...]]:
     """Function, file and line of the model code that made the current access."""
-    frame: FrameType | None = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(1)
     where: tuple[str, str, int] | None = None
     stack: list[str] = []
     while frame is not None:

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
+from septum import compiled
 from septum.report.layout import clean, columns, shorten
 
 __all__ = ["PROBES", "Answer", "Probe", "doctor_lines", "examine"]
@@ -77,6 +78,10 @@ def _python() -> str:
     return sys.version.split()[0] if sys.version_info >= (3, 11) else ""
 
 
+def _hot_path() -> str:
+    return "compiled" if compiled() else ""
+
+
 def _tracefs() -> str:
     for path in ("/sys/kernel/tracing", "/sys/kernel/debug/tracing"):
         events = Path(path) / "events" / "kvmmmu"
@@ -91,7 +96,8 @@ def _tracefs() -> str:
 PROBES: Final[tuple[Probe, ...]] = (
     Probe("Python", "everything (3.11 or later)", "apt install python3", _python, True),
     Probe("greenlet", "tasks", "pip install greenlet", _package("greenlet"), True),
-    Probe("gcc", "kernel build", "apt install gcc", _program("gcc", "--version")),
+    Probe("hot path", "speed: compiled by mypyc", "make compiled", _hot_path),
+    Probe("gcc", "kernel and compiled build", "apt install gcc", _program("gcc", "--version")),
     Probe("make", "kernel build", "apt install make", _program("make", "--version")),
     Probe("flex", "kernel build", "apt install flex", _program("flex", "--version")),
     Probe("bison", "kernel build", "apt install bison", _program("bison", "--version")),

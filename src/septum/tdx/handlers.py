@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Final
 
 from septum.tdx import guest, mem_page, mem_range, mem_resize, mem_sept, mng, phymem, vp
@@ -56,4 +59,16 @@ def handler_doc(call: str) -> str:
     :raises KeyError: no such call.
     """
     handler = HANDLERS.get(call) or TDCALLS[call]
-    return inspect.getdoc(handler) or ""
+    # Compiled functions have no docstrings; their sources lie beside them.
+    return inspect.getdoc(handler) or _source_docs(handler.__module__).get(handler.__name__, "")
+
+
+@cache
+def _source_docs(module: str) -> dict[str, str]:
+    """The docstrings of a module of this package, by function, from its source."""
+    path = Path(__file__).parent / f"{module.rpartition('.')[2]}.py"
+    return {
+        node.name: ast.get_docstring(node) or ""
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef)
+    }
