@@ -15,6 +15,7 @@ They are listed in docs/mutants.md, by the modules ``mutants_*``:
 * ``mutants_huge``: private huge pages, on ``v7.3+hugepage`` (facts 6.6, 6.7);
 * ``mutants_direct``: direct roots, huge pages, lockless paths (facts 4.1 to 4.13);
 * ``mutants_direct_log``: dirty logging, NX huge pages, MMIO (facts 1.2, 4.14 to 4.17);
+* ``mutants_run``: running vCPUs, yields, write tracking (facts 3.4, 4.8 to 4.17);
 * ``mutants_private``: memslots, notifiers, attributes, guest_memfd (facts 4.7, 4.11, 5.5);
 * ``mutants_life``: moving vCPUs, flush requests, the VM's end (facts 5.5, 5.6);
 * ``mutants_module``: a TDX Module that is wrong, for what KVM alone cannot cause.

@@ -16,7 +16,8 @@ class Features:
     """``ad``: kvm_ad_enabled; ``pml``: cpu_dirty_log_size != 0 (needs ``ad``); ``nx``: the
     NX huge page mitigation; ``eager_split``: eager_page_split; ``manual``:
     KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE; ``init_set``: KVM_DIRTY_LOG_INITIALLY_SET (implies
-    ``manual``); ``write_tracking``: GFNs may be write-tracked."""
+    ``manual``); ``write_tracking``: GFNs may be write-tracked; ``slot_zap_all``:
+    KVM_X86_QUIRK_SLOT_ZAP_ALL (userspace may disable it; facts 4.10)."""
 
     ad: bool = True
     pml: bool = False
@@ -25,6 +26,7 @@ class Features:
     manual: bool = False
     init_set: bool = False
     write_tracking: bool = False
+    slot_zap_all: bool = True
 
     def __post_init__(self) -> None:
         if self.pml and not self.ad:

@@ -120,12 +120,12 @@ def kvm_invalidate_memslot(kvm: Kvm, old: KvmMemorySlot) -> KvmMemorySlot:
 
 
 def kvm_arch_flush_shadow_memslot(kvm: Kvm, slot: KvmMemorySlot) -> None:
-    """Unmap both sides of the slot; all of an ordinary VM, fast (KVM_X86_QUIRK_SLOT_ZAP_ALL,
-    facts 4.10).
+    """Unmap both sides of the slot; all of an ordinary VM, fast, unless userspace has disabled
+    KVM_X86_QUIRK_SLOT_ZAP_ALL (facts 4.10).
 
     No start and end: slots_lock is held, and whoever found the valid slot is gone."""
     fn = kvm.fn
-    if kvm.vm_type == KVM_X86_DEFAULT_VM:
+    if kvm.vm_type == KVM_X86_DEFAULT_VM and kvm.features.slot_zap_all:
         fn.kvm_mmu_zap_all_fast(kvm)
         return
     range_ = KvmGfnRange(

@@ -134,6 +134,7 @@ def kvm_recover_nx_huge_pages(kvm: Kvm) -> None:
         if not fn.kvm_mmu_sp_dirty_logging_enabled(kvm, sp):
             flush |= fn.kvm_tdp_mmu_zap_possible_nx_huge_page(kvm, sp)
         if need_resched(kvm):
+            kvm.m.reach("NX recovery yielded mmu_lock")
             if flush:
                 fn.kvm_flush_remote_tlbs(kvm)
             kvm.rcu.read_unlock()

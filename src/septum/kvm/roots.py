@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from septum.kvm.bug import WARN_ON
+from septum.kvm.guest import flush_shared
 from septum.kvm.structs import INVALID_PAGE, Kvm, KvmMmuPage, Role, Vcpu
 from septum.kvm.tdp_mmu import lock, unlock
 from septum.kvm.x86 import KVM_BUG_ON
@@ -173,13 +174,15 @@ def find_root(kvm: Kvm, role: Role) -> KvmMmuPage | None:
 
 
 def kvm_mmu_reload(vcpu: Vcpu) -> int:
-    """kvm_mmu_load() unless the vCPU has its roots."""
+    """kvm_mmu_load() unless the vCPU has its roots.  It ends in flush_tlb_current(): what was
+    walked in roots that the vCPU has dropped is gone."""
     if vcpu.root_hpa.v != INVALID_PAGE:
         return 0
     ret: int = vcpu.kvm.fn.mmu_topup_memory_caches(vcpu)
     if ret:
         return ret
     vcpu.kvm.fn.mmu_alloc_direct_roots(vcpu)
+    flush_shared(vcpu)
     return 0
 
 

@@ -119,7 +119,6 @@ def vcpu_enter_guest(vcpu: Vcpu) -> int:
         r = fn.kvm_mmu_reload(vcpu)
         if r:
             return r
-        flush_shared(vcpu)  # kvm_mmu_load() ends in flush_tlb_current()
     irqs_off_and_in_guest_mode(vcpu)
     fn.kvm_vcpu_srcu_read_unlock(vcpu)
     vcpu.m.smp_mb()  # smp_mb__after_srcu_read_unlock()

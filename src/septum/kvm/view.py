@@ -33,6 +33,7 @@ class Table:
     """A page-table page of KVM; ``root`` is the name of the root it hangs below."""
 
     name: str
+    pfn: int
     level: int
     gfn: int
     is_mirror: bool
@@ -98,6 +99,15 @@ class View(DirectView, Protocol):
 
     def child_external_pfn(self, value: int) -> int:
         """The S-EPT page of the child table that a non-leaf SPTE points to."""
+        ...
+
+    def is_linked(self, table: Table) -> bool:
+        """A walk from its root still comes to the table."""
+        ...
+
+    def walks_through(self, gfn: int, level: int, value: int) -> list[tuple[int, int, bool]]:
+        """(GFN, PFN, False) of each page and (first GFN, PFN, True) of each table that a
+        walk through this SPTE comes to."""
         ...
 
     def sept(self, gfn: int, level: int) -> SeptView | None:
@@ -196,7 +206,9 @@ class KvmView(KvmDirectView):
         root = sp
         while root.ptep is not None and root.ptep.page is not None:
             root = root.ptep.page.owner
-        return Table(sp.name, sp.role.level, sp.gfn, sp.is_mirror, sp.ptep is None, root.name)
+        return Table(
+            sp.name, sp.pfn, sp.role.level, sp.gfn, sp.is_mirror, sp.ptep is None, root.name
+        )
 
     def _entry(self, sp: KvmMmuPage, word: Spte, value: int) -> Entry:
         level = sp.role.level
@@ -247,6 +259,31 @@ class KvmView(KvmDirectView):
                     children.append(child)
         for child in children:
             yield from self._walk(child)
+
+    def is_linked(self, table: Table) -> bool:
+        sp = self.kvm.mmu_pages[table.pfn]
+        while sp.ptep is not None and sp.ptep.page is not None:
+            value = sp.ptep.peek()
+            if not is_shadow_present_pte(value) or spte_to_pfn(value) != sp.pfn:
+                return False
+            sp = sp.ptep.page.owner
+        return True
+
+    def walks_through(self, gfn: int, level: int, value: int) -> list[tuple[int, int, bool]]:
+        if not is_shadow_present_pte(value):
+            return []
+        pfn = spte_to_pfn(value)
+        if is_last_spte(value, level):
+            pages = range(self.geometry.pages_per_level(level))
+            return [(gfn + n, pfn + n, False) for n in pages]
+        out = [(gfn, pfn, True)]
+        child = self.kvm.mmu_pages.get(pfn)
+        if child is not None:
+            pages_below = self.geometry.pages_per_level(level - 1)
+            for index in range(self.geometry.entries):
+                below = child.spt.word(index).peek()
+                out += self.walks_through(gfn + index * pages_below, level - 1, below)
+        return out
 
     def child_external_pfn(self, value: int) -> int:
         child = self.kvm.mmu_pages.get(spte_to_pfn(value))

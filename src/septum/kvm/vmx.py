@@ -60,9 +60,14 @@ def access_error_code(kind: str, present: bool, misconfig: bool) -> int:
 
 
 def vmx_vcpu_run(vcpu: Vcpu) -> int:
-    vcpu.kvm.trace("kvm_entry", vcpu=vcpu.id)
+    """Entry and exit are no points of their own: the vCPU enters with the exit test, and has
+    left with its last access or interrupt window (docs/fidelity.md)."""
+    kvm = vcpu.kvm
+    kvm.trace("kvm_entry", vcpu=vcpu.id)
+    kvm.m.emit("vm_enter", kvm.mmu_pages[vcpu.root_hpa.v >> PAGE_SHIFT].name, vcpu.cpu.v)
     vcpu.exit.set(_run_guest(vcpu))
-    vcpu.kvm.trace("kvm_exit", vcpu=vcpu.id, reason=vcpu.exit.v.reason)
+    kvm.m.emit("vm_exit", vcpu.cpu.v)
+    kvm.trace("kvm_exit", vcpu=vcpu.id, reason=vcpu.exit.v.reason)
     return EXIT_FASTPATH_NONE
 
 

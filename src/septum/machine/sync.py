@@ -250,6 +250,8 @@ class RCU:
             m.report("I10", "rcu_read_unlock() without rcu_read_lock()")
             return
         m.current.rcu_depth -= 1
+        if m.current.rcu_depth == 0 and m.listeners:
+            m.emit("rcu_read_unlock")
 
     def held(self) -> bool:
         return self.m.current.rcu_depth > 0

@@ -14,17 +14,32 @@ from septum.kvm.spte import (
     is_writable_pte,
     spte_to_pfn,
 )
-from septum.kvm.view import SpteChange
+from septum.kvm.view import Entry, SpteChange, View
+from septum.machine import Cell
 
 __all__ = ["NxAccounting", "RootFlags", "StaleMappings", "WritableBits"]
 
 
 class WritableBits(Monitor):
+    """MMU-writable means that a write needs nobody's leave but the fast path's, so write
+    tracking is its business: of (Host, MMU, W) a tracked GFN has 100 or 000 (facts 1.3)."""
+
     id = "I13"
-    statement = "In every leaf, MMU-writable implies Host-writable, and W implies MMU-writable."
-    judged = "every store to an SPTE"
-    source = "facts/kvm-tdp-mmu.md 1.3, 7(a) I13; Linux spte.h check_spte_writable_invariants()"
+    statement = (
+        "In every leaf, MMU-writable implies Host-writable, and W implies MMU-writable; once a "
+        "GFN is write-tracked no direct leaf of it is or becomes W or MMU-writable, and no CPU "
+        "may still write through its TLB."
+    )
+    judged = "every store to an SPTE; the return of kvm_write_track_add_gfn()"
+    source = (
+        "facts/kvm-tdp-mmu.md 1.3, 1.4, 7(a) I13; Linux spte.h check_spte_writable_invariants(), "
+        "page_track.c __kvm_write_track_add_gfn()"
+    )
     example = "the fast path makes a write-tracked page writable"
+
+    def __init__(self, view: View) -> None:
+        super().__init__(view)
+        self.tracked = Cell(view.m, "I13 tracked", frozenset())
 
     def on_spte(self, change: SpteChange) -> None:
         new, entry = change.new, change.entry
@@ -35,6 +50,27 @@ class WritableBits(Monitor):
                 self.report(f"gfn {entry.gfn:x}: MMU-writable, but not Host-writable: {new:x}")
         elif is_writable_pte(new):
             self.report(f"gfn {entry.gfn:x}: writable, but not MMU-writable: {new:x}")
+        if not entry.table.is_mirror:
+            self._tracked(entry, new)
+
+    def _tracked(self, entry: Entry, value: int) -> None:
+        if not is_mmu_writable_spte(value) and not is_writable_pte(value):
+            return
+        pages = range(entry.gfn, entry.gfn + self.view.geometry.pages_per_level(entry.level))
+        for gfn in sorted(self.tracked.peek().intersection(pages)):
+            self.report(f"gfn {gfn:x} is write-tracked, its leaf may become writable: {value:x}")
+
+    def on_write_tracked(self, gfn: int) -> None:
+        self.tracked.poke(self.tracked.peek() | {gfn})
+        invalid = {root.name for root in self.view.roots() if root.invalid}
+        for entry in self.view.entries():
+            if entry.table.is_mirror or entry.table.root in invalid:
+                continue
+            if is_shadow_present_pte(entry.value) and is_last_spte(entry.value, entry.level):
+                self._tracked(entry, entry.value)
+        for vcpu, cached in self.view.cached_writable():
+            if cached == gfn:
+                self.report(f"gfn {gfn:x} is write-tracked, vCPU {vcpu} may still write it")
 
 
 class NxAccounting(Monitor):

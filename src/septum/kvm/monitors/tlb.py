@@ -3,15 +3,23 @@
 
 A CPU may have cached a translation if it could walk it at some time since its last flush
 while a vCPU ran there in the guest.  Nothing here looks at what the guest did access: CPUs
-walk speculatively.  Shared translations are followed walk by walk, in the direct root that
-the vCPU has loaded.  For private ones the TDX Module's epochs say the same: a vCPU that
-entered in the epoch of the BLOCK, or before, may have the page cached.
+walk speculatively.  What hangs in direct roots (all of an ordinary VM, a TD's shared half)
+is followed walk by walk, in the root that the vCPU has loaded: pages, and the tables on the
+way, which CPUs cache as well.  For private pages the TDX Module's epochs say the same: a
+vCPU that entered in the epoch of the BLOCK, or before, may have the page cached.
+
+A page is handed over by whoever took it from the guest; a removed table may be freed as soon
+as its remover leaves the RCU section in which it did so.  A page that is mapped to the same
+PFN by a smaller or larger leaf is still mapped, whoever has cached the other one.  Access
+and dirty bits, and W that is cleared for a dirty log, are not I7's (I22).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import NamedTuple
+
 from septum.kvm.monitors.base import Monitor
-from septum.kvm.spte import is_last_spte, is_shadow_present_pte, spte_to_pfn
 from septum.kvm.view import SpteChange, View
 from septum.machine import Cell
 from septum.machine.geometry import PAGE_SHIFT
@@ -19,22 +27,40 @@ from septum.tdx import sept
 
 __all__ = ["NoStaleTranslation"]
 
-Translation = tuple[str, int, int, int]
-"""(name of the direct root, GFN, level, PFN)."""
+
+class Translation(NamedTuple):
+    """In the direct root of that name: a page of the guest, or a table on the way to some
+    (then ``gfn`` is the first one below it and ``pfn`` the table's own page)."""
+
+    root: str
+    gfn: int
+    pfn: int
+    table: bool = False
+
+
+class Inside(NamedTuple):
+    """A vCPU in the guest: its TDVPR's HPA (0: an ordinary VM's) and its direct root."""
+
+    vcpu: int
+    root: str
 
 
 class NoStaleTranslation(Monitor):
     id = "I7"
     statement = (
         "No vCPU uses a translation to a page after the invalidation that removed it is "
-        "completed: at the hand-over no vCPU in the guest may have it cached, and none enters "
-        "later without a flush."
+        "completed, nor one through a table that may be freed: at the hand-over no vCPU in the "
+        "guest may have it cached, and none enters later without a flush."
     )
     judged = (
         "the hand-over (notifier's start returned, ioctl returned, before pages are truncated; "
-        "private pages: PAGE.REMOVE), every TDH.VP.ENTER, every guest access"
+        "private pages: PAGE.REMOVE; tables: their remover's rcu_read_unlock()), every entry "
+        "into the guest, every guest access"
     )
-    source = "facts/kvm-tdp-mmu.md 5.3, 5.6, 7(a) I7; facts/tdx-module.md 5; design.md Judging I7"
+    source = (
+        "facts/kvm-tdp-mmu.md 4.16, 4.17, 5.3, 5.6, 7(a) I7; facts/tdx-module.md 5; "
+        "design.md Judging I7; Linux recover_huge_pages_range(), kvm_recover_nx_huge_pages()"
+    )
     example = "an invalidation returns without kvm_flush_remote_tlbs()"
 
     def __init__(self, view: View) -> None:
@@ -51,11 +77,10 @@ class NoStaleTranslation(Monitor):
 
     def _begin(self) -> None:
         """What could be walked before the start may be cached everywhere."""
-        known = []
+        known: set[Translation] = set()
         for entry in self.view.entries():
-            if not entry.table.is_mirror and self._is_leaf(entry.value, entry.level):
-                pfn = spte_to_pfn(entry.value)
-                known.append((entry.table.root, entry.gfn, entry.level, pfn))
+            if not entry.table.is_mirror:
+                known |= self._walks(entry.table.root, entry.gfn, entry.level, entry.value)
         for translation in known:
             self._live(translation).set(True)
         for cached in self.cached.values():
@@ -63,9 +88,9 @@ class NoStaleTranslation(Monitor):
 
     # --- what can be walked -------------------------------------------------------------
 
-    @staticmethod
-    def _is_leaf(value: int, level: int) -> bool:
-        return is_shadow_present_pte(value) and is_last_spte(value, level)
+    def _walks(self, root: str, gfn: int, level: int, value: int) -> set[Translation]:
+        """What can be walked through one SPTE."""
+        return {Translation(root, *walk) for walk in self.view.walks_through(gfn, level, value)}
 
     def _live(self, translation: Translation) -> Cell:
         cell = self.live.get(translation)
@@ -80,35 +105,33 @@ class NoStaleTranslation(Monitor):
             cell = self.removed[task] = Cell(self.view.m, f"I7 removed {task}", frozenset())
         return cell
 
-    def _walkable(self, vcpu: int, translation: Translation) -> bool:
-        return translation[0] == self.view.vcpu_root(vcpu)
-
-    def _appears(self, translation: Translation) -> None:
-        self._live(translation).poke(True)
-        self.version.bump(1)
-
-    def _disappears(self, translation: Translation) -> None:
-        """Until now every vCPU in the guest could walk it."""
-        self._live(translation).poke(False)
-        self.version.bump(1)
-        for lp, guest in self.guest.items():
-            vcpu = guest.peek()
-            if vcpu is not None and self._walkable(vcpu, translation):
-                cached = self.cached[lp]
-                cached.poke(cached.v | {translation})
-        mine = self._mine()
-        mine.set(mine.v | {translation})
-
     def on_spte(self, change: SpteChange) -> None:
-        table, level, gfn = change.entry.table, change.entry.level, change.entry.gfn
-        if table.is_mirror:
+        entry = change.entry
+        if entry.table.is_mirror or not self.view.is_linked(entry.table):
             return
-        was, now = self._is_leaf(change.old, level), self._is_leaf(change.new, level)
-        old, new = spte_to_pfn(change.old), spte_to_pfn(change.new)
-        if was and not (now and old == new):
-            self._disappears((table.root, gfn, level, old))
-        if now and not (was and old == new):
-            self._appears((table.root, gfn, level, new))
+        old = self._walks(entry.table.root, entry.gfn, entry.level, change.old)
+        new = self._walks(entry.table.root, entry.gfn, entry.level, change.new)
+        for translation in sorted(new - old):
+            self._live(translation).poke(True)
+        if old - new:
+            self._disappear(old - new)
+        if old != new:
+            self.version.bump(1)
+
+    def _disappear(self, translations: Iterable[Translation]) -> None:
+        """Until now every vCPU in the guest could walk them."""
+        gone = frozenset(translations)
+        for translation in sorted(gone):
+            self._live(translation).poke(False)
+        for lp, guest in self.guest.items():
+            inside: Inside | None = guest.peek()
+            if inside is not None:
+                walked = {t for t in gone if t.root == inside.root}
+                if walked:
+                    cached = self.cached[lp]
+                    cached.poke(cached.v | walked)
+        mine = self._mine()
+        mine.set(mine.v | gone)
 
     def on_sept(self, tdr: int, table_hpa: int, index: int, old: int, new: int) -> None:
         """PAGE.REMOVE hands a private page over."""
@@ -117,8 +140,8 @@ class NoStaleTranslation(Monitor):
         pfn = sept.hpa_of(old) >> PAGE_SHIFT
         blocked_in = self.view.block_epoch(pfn)
         for lp, guest in self.guest.items():
-            vcpu = guest.peek()
-            if vcpu is not None and self.view.vcpu_epoch(vcpu) <= blocked_in:
+            inside: Inside | None = guest.peek()
+            if inside is not None and self.view.vcpu_epoch(inside.vcpu) <= blocked_in:
                 self.report(
                     f"private page {pfn:x} is given up while the vCPU on CPU {lp} is in the guest "
                     "since before it was blocked"
@@ -126,10 +149,24 @@ class NoStaleTranslation(Monitor):
 
     # --- who may have it ------------------------------------------------------------------
 
+    def on_td_enter(self, vcpu: int, lp: int) -> None:
+        self._enter(Inside(vcpu, self.view.vcpu_root(vcpu)), lp)
+
+    def on_vm_enter(self, root: str, lp: int) -> None:
+        self._enter(Inside(0, root), lp)
+
     def on_td_exit(self, vcpu: int, lp: int) -> None:
+        self._exit(lp)
+
+    def on_vm_exit(self, lp: int) -> None:
+        self._exit(lp)
+
+    def _exit(self, lp: int) -> None:
         self.version.peek()
-        walked = {t for t, cell in self.live.items() if cell.v and self._walkable(vcpu, t)}
-        self.cached[lp].poke(self.cached[lp].v | walked)
+        inside: Inside | None = self.guest[lp].v
+        if inside is not None:
+            walked = {t for t, cell in self.live.items() if cell.v and t.root == inside.root}
+            self.cached[lp].poke(self.cached[lp].v | walked)
         self.guest[lp].poke(None)
 
     def on_tlb_flush(self, vcpu: int, lp: int) -> None:
@@ -141,10 +178,18 @@ class NoStaleTranslation(Monitor):
     # --- judging ----------------------------------------------------------------------------
 
     def on_handed_over(self) -> None:
+        self._give_up(table=False)
+
+    def on_rcu_read_unlock(self) -> None:
+        """A grace period may end now."""
+        self._give_up(table=True)
+
+    def _give_up(self, table: bool) -> None:
         mine = self._mine()
-        translations: frozenset[Translation] = mine.v
-        mine.set(frozenset())
-        self._hand_over(translations)
+        given: frozenset[Translation] = frozenset(t for t in mine.v if t.table == table)
+        if given:
+            mine.set(mine.v - given)
+            self._hand_over(given)
 
     def _hand_over(self, translations: frozenset[Translation]) -> None:
         stale = {t for t in translations if not self._live(t).peek()}
@@ -159,8 +204,8 @@ class NoStaleTranslation(Monitor):
                         "guest and may have it cached"
                     )
 
-    def on_td_enter(self, vcpu: int, lp: int) -> None:
-        self.guest[lp].poke(vcpu)
+    def _enter(self, inside: Inside, lp: int) -> None:
+        self.guest[lp].poke(inside)
         for translation in sorted(self.cached[lp].peek() & self.gone.peek()):
             if not self._live(translation).peek():
                 self.report(
@@ -174,5 +219,6 @@ class NoStaleTranslation(Monitor):
 
 
 def _text(translation: Translation) -> str:
-    root, gfn, _, pfn = translation
-    return f"gfn {gfn:x} to page {pfn:x} of the direct root {root}"
+    root, gfn, pfn, table = translation
+    what = f"the table {pfn:x} from gfn {gfn:x} on" if table else f"gfn {gfn:x} to page {pfn:x}"
+    return f"{what} of the direct root {root}"

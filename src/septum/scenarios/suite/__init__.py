@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 
 from septum.scenarios.model import Scenario
-from septum.scenarios.suite import direct, huge, mirror, private
+from septum.scenarios.suite import direct, direct_run, huge, mirror, private
 
 __all__ = ["SCENARIOS", "UnknownScenario", "find"]
 
@@ -16,7 +16,7 @@ class UnknownScenario(ValueError):
 
 
 SCENARIOS: dict[str, Scenario] = {
-    s.name: s for module in (mirror, private, huge, direct) for s in module.SCENARIOS
+    s.name: s for module in (mirror, private, huge, direct, direct_run) for s in module.SCENARIOS
 }
 
 
