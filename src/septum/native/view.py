@@ -49,7 +49,8 @@ class NativeView(KvmView):
         name = self._table_name(sp)
         level, gfn = kernel.level(sp), kernel.value("kvm_mmu_page.gfn", sp)
         root = not kernel.value("kvm_mmu_page.ptep", sp)
-        return Table(name, level, gfn, kernel.is_mirror(sp), root, self._root_name(sp))
+        pfn = (kernel.value("kvm_mmu_page.spt", sp) - ARENA >> 12) + FIRST_PFN
+        return Table(name, pfn, level, gfn, kernel.is_mirror(sp), root, self._root_name(sp))
 
     def _table_name(self, sp: int) -> str:
         spt = self.kernel.value("kvm_mmu_page.spt", sp)
@@ -165,6 +166,12 @@ class NativeView(KvmView):
 
     def vcpu_root(self, vcpu: int) -> str:
         return ""  # nothing is mapped in direct roots here
+
+    def is_linked(self, table: Table) -> bool:
+        return True  # asked of direct tables only
+
+    def walks_through(self, gfn: int, level: int, value: int) -> list[tuple[int, int, bool]]:
+        return []  # as `vcpu_root`
 
     def table_pages(self) -> list[tuple[int, str, bool]]:
         return []  # leaks are not looked for here (docs/kernel.md)
