@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The reduced search against brute force on thousands of random programs.
 
-    python scripts/fuzz_explore.py [N [FIRST]]
+    python scripts/fuzz_explore.py [N [SEED]]
 
-Takes the seeds FIRST .. FIRST+N-1 (default 0 .. 1999) of tests/explore/programs.py, compares
-final states and findings and, where every interleaving can be run, the number of executions
-with that of traces, and prints what the programs contained, so that a generator that
-has lost its variety shows.  Exit status 1, with the seeds, if the searches disagree.
+Hypothesis draws N programs (default 2000) of tests/explore/generated.py; final states,
+findings and, where every interleaving can be run, traces must agree.  Prints what the
+programs contained, so that a generator that has lost its variety shows.  A program on which
+the searches disagree is shrunk and printed; exit status 1.
 """
 
 from __future__ import annotations
@@ -15,59 +15,75 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from septum.explore import Options, search
+from hypothesis import HealthCheck, given, seed, settings
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "explore"))
-from programs import random_program
-from traces import trace_of
+from generated import KINDS, Spec, compare, specs
 
-BRUTE = Options("states", max_executions=100_000)
-NAIVE = Options("naive", max_executions=2000)
+
+class Told:
+    """What the programs contained."""
+
+    def __init__(self) -> None:
+        self.seen: set[Spec] = set()
+        self.kinds: Counter[str] = Counter()
+        self.sizes: Counter[str] = Counter()
+        self.rules: Counter[str] = Counter()
+        self.runs: Counter[str] = Counter()
+
+    def one(self, spec: Spec) -> None:
+        """Compare one program, and count what is in it."""
+        done = compare(spec)
+        if spec in self.seen:
+            return
+        self.seen.add(spec)
+        self.kinds.update({op[0] for task in spec.tasks for op in task})
+        self.sizes.update([f"{len(spec.tasks)} tasks", spec.model])
+        self.sizes["traces counted"] += done.traces > 0
+        self.sizes["given up"] += done.given_up
+        if not done.given_up:
+            self.rules.update(done.rules or ["none"])
+        self.runs.update(reduced=done.executions, brute=done.states, traces=done.traces)
+
+    def print(self) -> None:
+        """The distributions."""
+        for title, counter in (
+            ("programs", self.sizes),
+            ("programs with", self.kinds),
+            ("programs that break", self.rules),
+        ):
+            print(f"{title}: {', '.join(f'{what} {n}' for what, n in counter.most_common())}")
+        print(
+            f"executions: {self.runs['reduced']} reduced, {self.runs['brute']} by brute force; "
+            f"{self.runs['traces']} traces counted"
+        )
 
 
 def main(count: int, first: int) -> int:
-    ops: Counter[str] = Counter()
-    rules: Counter[str] = Counter()
-    sizes: Counter[str] = Counter()
-    executions: Counter[str] = Counter()
-    wrong: list[int] = []
-    for seed in range(first, first + count):
-        program = random_program(seed)
-        brute = search(program, BRUTE)
-        run, finals = program.run, set()
-        program.run = lambda *a, run=run, **k: run(*a, **{**k, "fingerprint": True})
-        reduced = search(
-            program,
-            on_execution=lambda e, finals=finals: (
-                finals.add(e.fingerprint) if e.status == "complete" else None
-            ),
-        )
-        ops.update(op for name, _ in program.bodies for op in name.split(":")[1].split(","))
-        rules.update(list(brute.found) or ["none"])
-        executions.update(reduced=reduced.executions, brute=brute.executions)
-        sizes[f"{len(program.bodies)} tasks"] += 1
-        traces: set[object] = set()
-        every = search(
-            program, NAIVE, on_execution=lambda e, traces=traces: traces.add(trace_of(e))
-        )
-        sizes["with traces counted"] += every.complete
-        executions["blocked"] += reduced.blocked
-        if reduced.blocked or (every.complete and reduced.executions != len(traces)):
-            wrong.append(seed)
-            print(f"seed {seed}: {reduced.executions} executions, {len(traces)} traces")
-        if not (brute.complete and reduced.complete):
-            sizes["given up"] += 1
-        elif finals != brute.finals or set(reduced.found) != set(brute.found):
-            wrong.append(seed)
-            print(f"seed {seed} disagrees: {', '.join(name for name, _ in program.bodies)}")
-    for title, counter in (("programs", sizes), ("operations", ops), ("findings", rules)):
-        print(f"{title}: {', '.join(f'{what} {n}' for what, n in counter.most_common())}")
-    print(
-        f"executions: {executions['reduced']} reduced, {executions['brute']} by brute force, "
-        f"{executions['blocked']} blocked"
+    told = Told()
+
+    @seed(first)
+    @settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        print_blob=False,
+        suppress_health_check=list(HealthCheck),
     )
-    print(f"{count} programs, {len(wrong)} disagree{': seeds ' if wrong else ''}{wrong or ''}")
-    return 1 if wrong else 0
+    @given(specs())
+    def every(spec: Spec) -> None:
+        told.one(spec)
+
+    wrong = ""
+    try:
+        every()
+    except AssertionError as error:
+        wrong = "\n".join([str(error), *getattr(error, "__notes__", [])])
+    told.print()
+    missing = sorted(set(KINDS) - set(told.kinds))
+    print(f"operations never drawn: {', '.join(missing) or 'none'}")
+    print(f"{len(told.seen)} different programs: {wrong or 'all agree'}")
+    return 1 if wrong or missing else 0
 
 
 if __name__ == "__main__":

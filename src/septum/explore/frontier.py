@@ -78,6 +78,7 @@ class Node:
         gone = set(lent.gone)
         level.todo = [w for w in level.todo if w.name not in gone]
         level.held.update(lent.held)
+        level.cut = lent.cut
         if lent.explored:
             level.explored = True
             level.sleep[lent.key] = lent.foot
@@ -265,6 +266,7 @@ def _copy(level: Level, opens: Iterable[tuple[int, tuple[int, ...] | None]]) -> 
     out = Level(dict(level.sleep), dict(level.held))
     out.todo = [bare(wakeup) for wakeup in level.todo]
     out.known = set(level.known)
+    out.cut = list(level.cut)
     out.explored = level.explored
     out.open = list(opens)
     return out

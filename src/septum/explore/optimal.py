@@ -41,11 +41,11 @@ class Level:
     ``sleep``: steps from which everything was explored.  ``held``: steps that end in
     BUG().  ``todo``: sequences still to be explored, ``known`` what was ever put there.
     ``open``: races (or choices) whose second step this is and that later executions may
-    see otherwise.  ``explored``: an execution went to its end below this level;
-    ``fresh``: below the present step.
+    see otherwise; ``cut``: races of steps held here, with their clocks.  ``explored``:
+    an execution went to its end below this level; ``fresh``: below the present step.
     """
 
-    __slots__ = ("explored", "fresh", "held", "known", "open", "sleep", "step", "todo")
+    __slots__ = ("cut", "explored", "fresh", "held", "known", "open", "sleep", "step", "todo")
 
     def __init__(self, sleep: dict[Key, Footprint], held: dict[int, Step]) -> None:
         self.step: Step | None = None
@@ -54,6 +54,7 @@ class Level:
         self.todo: list[Wakeup] = []
         self.known: set[tuple[Key, ...]] = set()
         self.open: list[tuple[int, tuple[int, ...] | None]] = []
+        self.cut: list[tuple[int, Step, list[int]]] = []
         self.explored = False
         self.fresh = False
 
@@ -119,7 +120,7 @@ class Explorer:
         elif execution.status == "covered":
             self._options(last)
         elif execution.status == "halted" and self._hold(execution, last):
-            pass  # its races are seen again at the end of the branch that goes on
+            self._later(base, last, races)
         else:
             if last >= 0:
                 self.levels[last].fresh = True
@@ -152,6 +153,19 @@ class Explorer:
             level.todo.append(Wakeup([move], True))
         return True
 
+    def _later(self, base: int, last: int, races: list[tuple[int, int]]) -> None:
+        """What came before a step that is held is looked at when the branch that goes on
+        without it ends; its own races now, and again then."""
+        step, clock = self.analysis.steps[last], self.analysis.clocks[last]
+        for j, i in races:
+            if i != last:
+                self.levels[i].open.append((j, None))
+            elif not self._reverse(j, i, None):
+                self.levels[last].cut.append((j, step, clock))
+        for i in range(base, last):
+            self._options(i, later=True)
+        self._options(last)
+
     def _analyse(self, execution: Execution, base: int, races: list[tuple[int, int]]) -> None:
         """Reverse the races of a maximal execution, and take the other options."""
         levels = self.levels
@@ -159,6 +173,8 @@ class Explorer:
             level = levels[i]
             if level.open:
                 level.open = [(j, o) for j, o in level.open if not self._reverse(j, i, o)]
+            if level.cut:
+                level.cut = [(j, s, c) for j, s, c in level.cut if not self._before(j, i, s, c)]
         for j, i in races:
             if not self._reverse(j, i, None):
                 levels[i].open.append((j, None))
@@ -188,8 +204,8 @@ class Explorer:
                     self._reverse(j, i, None)
                 analysis.cut(length)
 
-    def _options(self, j: int) -> None:
-        """Plan the options that step ``j`` did not take."""
+    def _options(self, j: int, *, later: bool = False) -> None:
+        """Plan the options that step ``j`` did not take; or do so later."""
         step = self.levels[j].step
         assert step is not None
         taken = tuple([option for option, _ in step.choices])
@@ -197,17 +213,45 @@ class Explorer:
             for other in range(options):
                 if other != option:
                     picks = (*taken[:n], other)
-                    if not self._reverse(j, j, picks):
+                    if later or not self._reverse(j, j, picks):
                         self.levels[j].open.append((j, picks))
 
     def _reverse(self, j: int, i: int, picks: tuple[int, ...] | None) -> bool:
         """Plan the other order of a race, or another option (i is j then); whether that is
         settled, whatever follows ``i``."""
+        analysis = self.analysis
+        free = self._independent(j, i)
+        return self._plan(j, analysis.steps[i], analysis.clocks[i], free, picks)
+
+    def _before(self, j: int, at: int, step: Step, clock: list[int]) -> bool:
+        """The same for a race of a step that is held: it would have come at ``at``."""
+        free = [
+            k
+            for k in self._independent(j, -1)
+            if k < at
+            or (self.analysis.steps[k].task != step.task and not self._follows(k, at, step))
+        ]
+        return self._plan(j, step, clock, free, None)
+
+    def _follows(self, k: int, at: int, step: Step) -> bool:
+        """Whether step ``k`` comes after ``step``, had that been taken at ``at``."""
+        steps, clocks = self.analysis.steps, self.analysis.clocks
+        after = [n for n in range(at, k + 1) if clash(steps[n].foot, step.foot)]
+        return any(clocks[k][steps[n].task] > steps[n].number for n in after)
+
+    def _plan(
+        self,
+        j: int,
+        step: Step,
+        clock: list[int],
+        free: list[int],
+        picks: tuple[int, ...] | None,
+    ) -> bool:
+        """Plan ``step`` in place of step ``j``, after those of the steps ``free``, which do not
+        depend on that, that it needs, or all of them."""
         level = self.levels[j]
         steps = self.analysis.steps
-        clock = self.analysis.clocks[i]
-        last = self._last(j, i, picks)
-        free = self._independent(j, i)
+        last = self._last(j, step, picks)
         past = (
             [] if picks is not None else [k for k in free if clock[steps[k].task] > steps[k].number]
         )
@@ -230,7 +274,7 @@ class Explorer:
         if not certain:
             rest = [k for k in free if k not in past]
             if rest:
-                moves[-1:] = [*[self._move(k) for k in rest], self._last(j, i, picks)]
+                moves[-1:] = [*[self._move(k) for k in rest], self._last(j, step, picks)]
                 self._foresee(moves, j)
             for key, foot in level.sleep.items():
                 if asleep(key, foot, moves) >= WEAK:
@@ -255,9 +299,8 @@ class Explorer:
             move.effects = self.outcomes.effects(k)
         return move
 
-    def _last(self, j: int, i: int, picks: tuple[int, ...] | None) -> Move:
-        """Step ``i`` (or ``j`` with other options) as it will be without step ``j``."""
-        step = self.analysis.steps[i]
+    def _last(self, j: int, step: Step, picks: tuple[int, ...] | None) -> Move:
+        """A step (or ``j`` with other options) as it will be without step ``j``."""
         task = step.task
         options = picks or ()
         decisions = [Decision(task), *(Decision(task, o) for o in options)]

@@ -106,6 +106,7 @@ class _Part(Explorer):
             step is not None and explored,
             [name for name in waiting if name not in left],
             level.held,
+            level.cut,
         )
 
 
@@ -141,13 +142,14 @@ UNIT = Size()
 class Lent:
     """What became of the level that was lent: the step taken there and its footprint, and
     whether something was explored below it; the names of the plans that went with it; steps
-    held back there."""
+    held back there, and their races."""
 
     key: Key
     foot: Early
     explored: bool
     gone: list[Name]
     held: dict[int, Step]
+    cut: list[tuple[int, Step, list[int]]]
 
 
 @mypyc_attr(serializable=True)
