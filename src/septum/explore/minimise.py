@@ -2,8 +2,9 @@
 """Smaller schedules for a finding, and the race that decides it.
 
 A schedule is better with fewer context switches, then shorter, then lexicographically
-smaller (`result.schedule_key`), counted up to the finding.  Every candidate is executed;
-nothing is reported that was not seen.  Deterministic.
+smaller (`result.schedule_key`), counted up to the finding.  First blocks of steps are moved
+as long as that helps; then everything that could be better is tried (`fewest`), as far as
+``tries`` go.  Every candidate is executed; nothing is reported that was not seen.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
+from septum.explore.fewest import fewest
 from septum.explore.program import Program
 from septum.explore.races import analyse
 from septum.explore.result import Found, schedule_key
@@ -33,9 +35,9 @@ def _choices(decisions: Sequence[Decision], execution: Execution, tasks: int) ->
     return out
 
 
-def _find(execution: Execution, rule: str) -> Finding | None:
+def _find(execution: Execution, wanted: Finding, exact: bool = False) -> Finding | None:
     for finding in execution.findings:
-        if finding.rule == rule:
+        if finding.rule == wanted.rule and (not exact or finding.message == wanted.message):
             return finding
     return None
 
@@ -47,17 +49,45 @@ def minimise(
     limits: Limits,
     *,
     tries: int = 3000,
+    exact: bool = False,
 ) -> Found:
-    """A schedule for the same rule that no single move of a block of steps improves.
+    """The best schedule for the same rule (`Found.minimal`), or, if that takes more than
+    ``tries`` executions, one that no single move of a block of steps improves.
 
-    :param tries: executions at most.
+    :param tries: executions at most, of each of the two parts.
+    :param exact: for the same message, too.
     """
-    rule = found.finding.rule
+    wanted = found.finding
     first = program.run(found.decisions, None, CONTINUE, limits)
-    finding = _find(first, rule)
+    finding = _find(first, wanted, exact)
     if finding is None:
-        raise RuntimeError(f"{rule} does not show when its own schedule is run again")
-    best = Found(finding, first.decisions, found.times)
+        raise RuntimeError(f"{wanted.rule} does not show when its own schedule is run again")
+    near = _near(program, tasks, Found(finding, first.decisions, found.times), limits, tries, exact)
+    cut = near.decisions[: near.finding.step + 1]
+    if not cut:  # before the first step
+        near.minimal = True
+        return near
+    best, all_tried = fewest(
+        program,
+        tasks,
+        lambda execution: _find(execution, wanted, exact),
+        schedule_key(cut)[:2],
+        limits,
+        tries,
+    )
+    if best is None or (
+        not all_tried and schedule_key(best[1][: best[0].step + 1]) > schedule_key(cut)
+    ):
+        return near
+    return Found(*best, found.times, minimal=all_tried)
+
+
+def _near(
+    program: Program, tasks: int, found: Found, limits: Limits, tries: int, exact: bool
+) -> Found:
+    """A schedule that no single move of a block of steps improves."""
+    best = found
+    first = program.run(found.decisions, None, CONTINUE, limits)
     choices = _choices(first.decisions, first, tasks)
     left = tries
 
@@ -65,7 +95,7 @@ def minimise(
         nonlocal best, left, choices
         left -= 1
         execution = program.run((), None, _script(order, taken), limits)
-        seen = _find(execution, rule)
+        seen = _find(execution, found.finding, exact)
         if seen is None:
             return False
         decisions = execution.decisions
@@ -146,6 +176,6 @@ def deciding_race(
         ]
         order += [steps[i].task, mine.task]
         other = program.run((), None, _script(order, choices), limits)
-        if other.status != "diverged" and _find(other, found.finding.rule) is None:
+        if other.status != "diverged" and _find(other, found.finding) is None:
             return (steps[j].at, steps[i].at)
     return None

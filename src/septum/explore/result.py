@@ -29,11 +29,15 @@ def schedule_key(
 @mypyc_attr(serializable=True)
 @dataclass(slots=True)
 class Found:
-    """A finding with the best schedule seen for it (the whole execution's decisions)."""
+    """A finding with the best schedule seen for it (the whole execution's decisions).
+
+    :ivar minimal: no schedule that shows it has fewer switches, or as many and is shorter.
+    """
 
     finding: Finding
     decisions: list[Decision]
     times: int = 1
+    minimal: bool = False
 
 
 @mypyc_attr(serializable=True)
