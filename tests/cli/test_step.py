@@ -14,7 +14,7 @@ from textual.pilot import Pilot
 from textual.widgets import DataTable, Static
 
 from septum.cli import main
-from septum.cli.step import story_walk
+from septum.cli.step import recording_walk, story_walk
 from septum.cli.stepper import Stepper
 from septum.report.walk import BadBreakpoint, Walk, parse_breakpoint
 
@@ -122,3 +122,36 @@ def test_a_file_that_is_no_counterexample(tmp_path: Path) -> None:
     path.write_text("{")
     result = CliRunner().invoke(main, ["step", str(path)])
     assert result.exit_code == 2 and str(path) in result.output
+
+
+RECORDING = Path(__file__).parents[1] / "data" / "traces" / "linux-7.3-begin.trace"
+
+
+def test_a_recording_is_walked_through_change_by_change() -> None:
+    walk = recording_walk(RECORDING)
+    changes = RECORDING.read_text().count(" kvm_tdp_mmu_spte_changed: ")
+    assert len(walk) == changes > 10
+    last = walk.step(len(walk) - 1)
+    assert " -> " in last.text and last.where.startswith("line ")
+    for at in range(len(walk)):
+        new = walk.step(at).text.rsplit(" -> ", 1)[1]
+        assert new in walk.state(at).values()
+
+
+def test_a_recording_begins_at_the_line_asked_for_or_at_its_finding(tmp_path: Path) -> None:
+    lines = RECORDING.read_text().splitlines(keepends=True)
+    walk = recording_walk(RECORDING, 40)
+    assert walk.step(walk.first).line >= 40 > walk.step(walk.first - 1).line
+    at = [n for n, text in enumerate(lines) if "spte_changed" in text and "level 1" in text][5]
+    broken = tmp_path / "broken.trace"
+    broken.write_text("".join([*lines[: at + 1], *lines[at:]]))
+    walk = recording_walk(broken)
+    assert "rule broken here" in walk.step(walk.first).mark
+    assert parse_breakpoint("finding", walk).hits(walk, walk.first)
+
+
+def test_a_recording_without_a_change_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "empty.trace"
+    path.write_text("".join(RECORDING.read_text().splitlines(keepends=True)[:11]))
+    result = CliRunner().invoke(main, ["step", str(path)])
+    assert result.exit_code == 2 and "nothing to walk through" in result.output
