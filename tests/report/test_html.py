@@ -19,7 +19,7 @@ HOSTILE = '"><script>alert(1)</script></script><!--'
 
 def told(design: str = "feb06", mail: str = "the mail") -> Told:
     data = story(CE, report_samples.replayed(), mail=mail, levels=3, code=Code())
-    return Told(design, "two-faults", "I1", [("finding", HOSTILE)], data)
+    return Told(f"{design} breaks I1", [("finding", HOSTILE)], data)
 
 
 def test_nothing_from_outside_becomes_markup() -> None:

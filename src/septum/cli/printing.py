@@ -106,7 +106,8 @@ def told(ce: Counterexample, again: Replay, *, path: str, code: Code) -> Told:
         levels=int(ce.params.get("levels", 4)),
         code=code,
     )
-    return Told(ce.design, ce.scenario, ce.finding.rule, facts, data)
+    title = f"{ce.design} breaks {ce.finding.rule} in {ce.scenario}"
+    return Told(title, facts, data, (ce.design, ce.scenario))
 
 
 def html_page(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from septum.cli.options import format_option
+from septum.cli.options import format_option, write_html
 from septum.report.documents import dump, replay_document, replay_status
 from septum.report.replay_more import comparison_lines, history_lines
 from septum.report.replay_page import replay_page
@@ -20,9 +21,11 @@ from septum.report.replay_text import replay_lines
 from septum.trace import ReplayResult, replay
 from septum.trace.export import exporter
 from septum.trace.replay import RELEASES, Progress, follow
-from septum.trace.watch import Watch, tree_lines
+from septum.trace.watch import Row, Watch, tree_lines
 
 __all__ = ["command"]
+
+_KEPT = 300_000  # changes from which an HTML report takes those that it shows
 
 
 class _Gfn(click.ParamType[int]):
@@ -79,10 +82,14 @@ def command(
     if gfn is not None or at is not None:
         _look(files[0], kernel, gfn, at)
         return
-    results = _exported(files[0], kernel, export) if export else _results(files, kernel, jobs)
-    _tell_cuts(results)
     if html is not None:
-        html.write_text(replay_page(results), encoding="utf-8")
+        results, changes = _with_changes(files, kernel, export)
+        write_html(html, replay_page(results, changes))
+    elif export is not None:
+        results = _exported(files[0], kernel, export)
+    else:
+        results = _results(files, kernel, jobs)
+    _tell_cuts(results)
     if against is not None:
         other = replay(against, kernel=kernel)
         click.echo("\n".join(comparison_lines(results[0], other)))
@@ -109,6 +116,29 @@ def _exported(file: str, kernel: str | None, export: Path) -> list[ReplayResult]
         sink = stack.enter_context(exporter(export))
         run = follow(file, kernel=kernel, watch=Watch(sink=sink), progress=_progress(file))
     return [run.result]
+
+
+def _with_changes(
+    files: Sequence[str], kernel: str | None, export: Path | None
+) -> tuple[list[ReplayResult], list[Sequence[Row]]]:
+    """Results with their changes (the last `_KEPT`), exported on the way if asked."""
+    results: list[ReplayResult] = []
+    changes: list[Sequence[Row]] = []
+    with ExitStack() as stack:
+        sink = stack.enter_context(exporter(export)) if export is not None else None
+        for file in files:
+            rows: deque[Row] = deque(maxlen=_KEPT)
+
+            def keep(row: Row, rows: deque[Row] = rows) -> None:
+                rows.append(row)
+                if sink is not None:
+                    sink(row)
+
+            watch = Watch(sink=keep)
+            run = follow(file, kernel=kernel, watch=watch, progress=_progress(file))
+            results.append(run.result)
+            changes.append(list(rows))
+    return results, changes
 
 
 def _look(file: str, kernel: str | None, gfn: int | None, at: str | None) -> None:

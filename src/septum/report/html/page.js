@@ -58,6 +58,7 @@ class Viewer {
       this.reveal();
     });
     const copy = this.root.querySelector("[data-go=copy]");
+    copy.hidden = !this.story.mail;
     copy.addEventListener("click", () => this.copy(copy));
     this.rows.forEach((row, at) => row.addEventListener("click", () => this.show(at)));
     this.root.addEventListener("keydown", (event) => this.key(event));
@@ -174,7 +175,7 @@ class Viewer {
   source(step) {
     const box = this.root.querySelector(".source");
     const where = this.root.querySelector(".where");
-    where.textContent = step.where ? `${step.fn}(), ${step.where}` : `${step.fn}()`;
+    where.textContent = [step.fn ? `${step.fn}()` : "", step.where].filter(Boolean).join(", ");
     const lines = step.code === null ? [] : DATA.code[step.code];
     box.replaceChildren(...lines.map(([number, text]) => {
       const line = element("span", {}, `${String(number).padStart(4)}  ${text}\n`);

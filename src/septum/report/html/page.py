@@ -30,14 +30,14 @@ _OWN: Final = 30_000  # style and script
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A counterexample on the page: its data (`septum.report.html.stories`), and
-    ``facts``, what is to be said of it: name and text."""
+    """Something to walk through: its data (`septum.report.html.stories`), and ``facts``,
+    what is to be said of it: name and text.  ``row`` is the design and scenario whose
+    verdict links to it."""
 
-    design: str
-    scenario: str
-    rule: str
+    title: str
     facts: Sequence[tuple[str, str]]
     data: Json
+    row: tuple[str, str] = ("", "")
 
 
 def page(
@@ -48,12 +48,14 @@ def page(
     code: Code | None = None,
     sections: Iterable[str] = (),
     summary: str = "",
+    stories: str = "Counterexamples",
 ) -> str:
     """The file's text.
 
     Stories that would make the file larger than `MOST` bytes are there as plain text.
 
     :param code: the source that the stories show.
+    :param stories: the heading above the stories.
     :param sections: further parts as HTML, between the verdicts and the stories.
     """
     parts = [_matrix(results, told)] if results else []
@@ -61,7 +63,7 @@ def page(
     data: Json = {"stories": {}, "code": code.blocks if code is not None else []}
     size = len(_script_json(data)) + sum(map(len, parts)) + _OWN
     if told:
-        parts.append("<h2>Counterexamples</h2>")
+        parts.append(f"<h2>{escape(stories)}</h2>")
     for n, t in enumerate(told):
         html = _story(n, t)
         needs = len(html) + len(_script_json(t.data))
@@ -130,7 +132,7 @@ def _matrix(results: Sequence[CheckResult], told: Sequence[Told]) -> str:
     designs = list(dict.fromkeys(r.design for r in results))
     scenarios = list(dict.fromkeys(r.scenario for r in results))
     rows = {(r.design, r.scenario): r for r in results}
-    links = {(t.design, t.scenario): n for n, t in enumerate(told)}
+    links = {t.row: n for n, t in enumerate(told)}
     head = "".join(f'<th scope="col">{escape(clean(d))}</th>' for d in designs)
     body = []
     for scenario in scenarios:
@@ -167,10 +169,9 @@ def _cell(r: CheckResult | None, links: Mapping[tuple[str, str], int]) -> str:
 
 
 def _head(n: int, t: Told) -> str:
-    title = f"{clean(t.design)} breaks {clean(t.rule)} in {clean(t.scenario)}"
     return (
         f'<article class="story" id="story-{n}" aria-labelledby="story-{n}-title">\n'
-        f'<h3 id="story-{n}-title">{escape(title)}</h3>\n'
+        f'<h3 id="story-{n}-title">{escape(clean(t.title))}</h3>\n'
     )
 
 
