@@ -69,6 +69,7 @@ class Explorer:
         # With two tasks nobody sleeps whom a third one's outcome could concern.
         self.outcomes = Outcomes(tasks) if tasks > 2 else None
         self.path: list[Decision] = []
+        self._moves: list[Move | None] = []  # the steps, as parts of sequences
         self.floor = 0  # levels that others explore (septum.explore.units)
         self.base = 0  # level at which the next run leaves the branch
         self.guess = -1  # position in the prefix of a step that may be unable to run there
@@ -93,10 +94,14 @@ class Explorer:
         analysis = self.analysis
         base = self.base
         analysis.cut(base)
+        del self._moves[base:]
         outcomes = self.outcomes
         if outcomes is not None:
             outcomes.cut(base)
-        new = steps_of(execution.events, analysis.steps)
+        events = execution.events
+        new = steps_of(events, analysis.steps)
+        begin = analysis.steps[-1].end if analysis.steps else 0
+        self.path = [*self.path[:begin], *[Decision(e.task, e.choice) for e in events[begin:]]]
         races: list[tuple[int, int]] = []
         for depth, step in enumerate(new, base):
             level = self._level(depth)
@@ -111,7 +116,6 @@ class Explorer:
                 below = self._level(depth + 1)
                 below.todo = handed
                 below.known = {w.name for w in handed}
-        self.path = execution.decisions
         last = len(analysis.steps) - 1
         if outcomes is not None and execution.status == "complete":
             outcomes.finish()
@@ -293,10 +297,15 @@ class Explorer:
         return [k for k in range(j + 1, len(steps)) if clocks[k][task] <= number and k != i]
 
     def _move(self, k: int) -> Move:
-        step = self.analysis.steps[k]
-        move = Move((step.task, step.picks), step.foot, step.decisions, True)
-        if self.outcomes is not None:
-            move.effects = self.outcomes.effects(k)
+        moves = self._moves
+        while len(moves) <= k:
+            moves.append(None)
+        move = moves[k]
+        if move is None:
+            step = self.analysis.steps[k]
+            move = moves[k] = Move((step.task, step.picks), step.foot, step.decisions, True)
+            if self.outcomes is not None:
+                move.effects = self.outcomes.effects(k)
         return move
 
     def _last(self, j: int, step: Step, picks: tuple[int, ...] | None) -> Move:
@@ -397,6 +406,8 @@ def _below(level: Level) -> Level:
     """The level after the present step of ``level``."""
     step = level.step
     assert step is not None
+    if not level.sleep and not level.held:
+        return Level({}, {})
     task, foot = step.task, step.foot
     return Level(
         {k: f for k, f in level.sleep.items() if k[0] != task and not clash(f, foot)},

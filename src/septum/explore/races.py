@@ -57,11 +57,11 @@ class Analysis:
         self.tasks = tasks
         self.steps: list[Step] = []
         self.clocks: list[list[int]] = []
-        # object -> (kind, task) -> latest such step
-        self._latest: dict[str, dict[tuple[int, int], int]] = {}
+        # object -> kind * tasks + task -> latest such step
+        self._latest: dict[str, dict[int, int]] = {}
         self._changes: dict[str, list[int]] = {}
         self._newest: list[list[int]] = [[] for _ in range(tasks)]  # steps of each task
-        self._undo: list[list[tuple[dict[tuple[int, int], int], tuple[int, int], int]]] = []
+        self._undo: list[list[int]] = []  # per access of a step, what was latest before
 
     def cut(self, length: int) -> None:
         """Forget all steps from ``length`` on."""
@@ -69,12 +69,14 @@ class Analysis:
             step = self.steps.pop()
             self.clocks.pop()
             self._newest[step.task].pop()
-            for row, key, old in reversed(self._undo.pop()):
-                if old < 0:
-                    del row[key]
+            olds = self._undo.pop()
+            at = len(olds)
+            for name, kind in reversed(step.acc):
+                at -= 1
+                if olds[at] < 0:
+                    del self._latest[name][kind * self.tasks + step.task]
                 else:
-                    row[key] = old
-            for name, kind in step.acc:
+                    self._latest[name][kind * self.tasks + step.task] = olds[at]
                 if kind in _CHANGES:
                     self._changes[name].pop()
 
@@ -86,10 +88,10 @@ class Analysis:
         mine = self._newest[task]
         clock = list(clocks[mine[-1]]) if mine else [0] * self.tasks
         found, acquires = self._related(step)
-        locks = frozenset(n for n, kind in step.acc if kind in ACQUIRE_KINDS)
         if found:
             if races is not None:
-                _races(races, clocks, self.steps, i, clock, found, acquires, locks)
+                locks = {n for n, kind in step.acc if kind in ACQUIRE_KINDS} if acquires else set()
+                _races(races, clocks, self.steps, i, clock, found, locks)
                 if step.could:
                     self._earlier_waits(races, step, i, clock)
             for j in found:
@@ -100,17 +102,17 @@ class Analysis:
         clocks.append(clock)
         mine.append(i)
         self.steps.append(step)
-        undo: list[tuple[dict[tuple[int, int], int], tuple[int, int], int]] = []
+        olds: list[int] = []
         for name, kind in step.acc:
             row = self._latest.get(name)
             if row is None:
                 row = self._latest[name] = {}
-            key = (kind, task)
-            undo.append((row, key, row.get(key, -1)))
+            key = kind * self.tasks + task
+            olds.append(row.get(key, -1))
             row[key] = i
             if kind in _CHANGES:
                 self._changes.setdefault(name, []).append(i)
-        self._undo.append(undo)
+        self._undo.append(olds)
 
     def _earlier_waits(
         self, races: list[tuple[int, int]], step: Step, i: int, clock: list[int]
@@ -133,6 +135,7 @@ class Analysis:
         """Earlier steps of other tasks that do not commute with ``step``, and how; and
         whether it is a blocking acquisition."""
         task = step.task
+        tasks = self.tasks
         steps = self.steps
         found: dict[int, int] = {}
         acquires = False
@@ -142,9 +145,10 @@ class Analysis:
                 continue
             if kind in ACQUIRE_KINDS:
                 acquires = True
-            for (kind2, task2), j in row.items():
-                if task2 == task:
+            for key, j in row.items():
+                if key % tasks == task:
                     continue
+                kind2 = key // tasks
                 related = RELATION[kind2][kind]
                 if not related:
                     continue
@@ -194,14 +198,14 @@ def _races(
     i: int,
     clock: list[int],
     found: dict[int, int],
-    acquires: bool,
-    locks: frozenset[str],
+    locks: set[str],
 ) -> None:
-    """Which of the related earlier steps are adjacent to step ``i`` and reversible."""
+    """Which of the related earlier steps are adjacent to step ``i`` and reversible;
+    ``locks``: what it acquires."""
     # What a step shares with the inside of a section that kept it out is reversed by
     # taking the lock first, and only so.
     released: dict[int, int] = {}  # task -> its release that enabled i
-    if acquires:
+    if locks:
         for k, related in found.items():
             if related == ENABLE:
                 released[steps[k].task] = max(k, released.get(steps[k].task, -1))

@@ -366,7 +366,8 @@ class Machine:
         self._choices_made = {}
         self._policy = policy
         self._limits = limits
-        self._random = random.Random(policy.seed)
+        if policy.kind in ("random", "pct"):
+            self._random = random.Random(policy.seed)
         self._status = ""
         self._diverged = ""
         self._known = self._repeated(bodies, prefix)
