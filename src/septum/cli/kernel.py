@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from septum.cli.errors import Problem
 from septum.cli.options import DURATION, explorer, format_option, search_options
 from septum.cli.running import default_directory, save_all
 from septum.cli.terminal import painter, width
@@ -65,7 +66,7 @@ def _build(tree: Path, clean: bool) -> Built:
     except BuildError as error:
         if shown:
             click.echo(err=True)
-        raise click.ClickException(str(error)) from None
+        raise Problem(str(error)) from None
     if shown:
         click.echo(f"\r{' ' * len(shown)}\r", nl=False, err=True)
     return made
