@@ -67,7 +67,9 @@ ROWS = [
     ("v7.3+child-skipped", "subtree"),
     ("v7.3+prefault-before-runnable", "build-prefault"),
     ("v7.3+free-without-rcu", "subtree"),
-    # Direct roots.
+    # Direct roots, with a running vCPU that I7 follows.
+    ("v7.3", "run-collapse"),
+    ("v7.3+collapse-no-flush", "run-collapse"),
     ("v7.3", "fast-pf-fast-pf"),
     ("v7.3", "fast-pf-write-track"),
     ("feb06", "age-collapse"),

@@ -96,6 +96,7 @@ class Start:
     :ivar huge: GFNs with a "2M" mirror leaf, whatever the design can do.
     :ivar huge_accepted: those of them that the guest has accepted, at 2M.
     :ivar folio_level: the level of the folios in guest_memfd.
+    :ivar shared_level: the same of a TD's memory that is not in guest_memfd.
     :ivar default_vm: an ordinary VM; the fields about private memory do not apply then.
     :ivar before: operations done one after the other at last, vCPU 0's if a vCPU's.
     """
@@ -113,6 +114,7 @@ class Start:
     mapped_shared: tuple[int, ...] = ()
     huge_accepted: tuple[int, ...] = ()
     folio_level: int = 1
+    shared_level: int = 1
     default_vm: DefaultVm | None = None
     before: tuple[Op, ...] = ()
 

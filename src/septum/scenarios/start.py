@@ -58,7 +58,8 @@ def _make(kvm: Kvm, start: Start) -> None:
     if start.default_vm is None:
         kvm.host.gmem.folio_level = start.folio_level
         for slot in kvm.slots:
-            slot.arch.max_level = start.folio_level
+            slot.arch.max_level = start.folio_level if slot.has_gmem else start.shared_level
+        kvm.host.hva.folio_level = start.shared_level
     for gfn in start.built:
         ops.init_mem_region(kvm, gfn)
     for vcpu, gfn in start.zero_step:

@@ -170,4 +170,52 @@ WRITES = (
     ),
 )
 
-SCENARIOS: tuple[Scenario, ...] = (*UNMAP, *TABLES, *WRITES)
+TD_SLOTS = ((0, 2, -1), (2, 2, 0))  # shared, without guest_memfd; private
+
+TD = (
+    Scenario(
+        "td-shared-lockless",
+        "the fast path and ageing change a TD's shared leaf while leafs of both roots are zapped",
+        "Do the paths without mmu_lock stay on the shared side, and zaps get their due on both?",
+        (
+            vcpu(0, _access(0)),
+            host(op("age", 0, 1), name="age"),
+            host(op("zap_range", 0, 3)),
+        ),
+        Start(
+            vcpus=1,
+            slots=TD_SLOTS,
+            shared=(0, 1),
+            mapped=(2,),
+            before=(_access(0), LOG_ON),
+        ),
+        must_occur=(
+            "the fast path fixed a fault",
+            "the fast path lost its cmpxchg",
+            "a direct leaf was zapped",
+            "a mirror leaf was zapped",
+        ),
+        designs=ONLY,
+    ),
+    Scenario(
+        "td-shared-huge",
+        "a TD's shared table becomes a huge page under ageing while a private page is faulted",
+        "Does a huge page of the shared side leave the private side alone?",
+        (
+            host(LOG_OFF),
+            host(op("age", 0, 2), name="age"),
+            vcpu(0, op("fault", 2)),
+        ),
+        Start(
+            vcpus=1,
+            slots=TD_SLOTS,
+            shared=(0, 1),
+            shared_level=2,
+            before=(LOG_ON, _access(0)),
+        ),
+        must_occur=("a table became a huge leaf again", "TDH.MEM.PAGE.AUG SUCCESS"),
+        designs=ONLY,
+    ),
+)
+
+SCENARIOS: tuple[Scenario, ...] = (*UNMAP, *TABLES, *WRITES, *TD)
