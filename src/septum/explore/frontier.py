@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from septum.explore.estimate import Guesses, expected, whole
 from septum.explore.optimal import Level
 from septum.explore.result import Found, SearchResult
 from septum.explore.steps import Step
@@ -39,11 +40,13 @@ class Task:
     :ivar node: the deepest shared node on its path (0: none).
     :ivar allowed: how many executions its next unit may take (0: none are left of the
         bound until earlier tasks give theirs back).
+    :ivar made: executions in it.
     """
 
     branch: Branch
     node: int = 0
     allowed: int = 0
+    made: int = 0
 
 
 @dataclass(slots=True)
@@ -103,6 +106,7 @@ class Frontier:
     :ivar first: stop at the first finding.
     :ivar tasks: what is left, in the order in which it is merged.
     :ivar units: how many were merged.
+    :ivar guesses: how much may be left.
     :ivar alone: steps make choices: what sleeps early is then not told by tasks and
         footprints alone, so the search is not shared.
     """
@@ -115,6 +119,7 @@ class Frontier:
     units: int = 0
     numbered: int = 0
     alone: bool = False
+    guesses: Guesses = field(default_factory=Guesses)
 
     def __post_init__(self) -> None:
         self.tasks = deque(self.tasks)
@@ -149,15 +154,19 @@ class Frontier:
             self._again()
             return
         if result.rest is not None:
-            self._share(Task(result.rest, task.node))
+            left = result.rest
+            made = sum(level.runs for level in left.levels[left.floor :])
+            self._share(Task(left, task.node, made=made))
         elif task.node:
-            self.nodes[task.node].below -= 1
+            self._over(task.node, task.made + result.found.executions)
         self._hand_out()
         if self.first and self.found.found and self.tasks:
             self.stop("stopped at the first finding")
         elif self.most and self.found.executions >= self.most and self.tasks:
             self.stop(f"{self.most} executions")
         self.found.complete = not self.tasks and not self.found.bounds_hit
+        waiting = len(self.tasks) + sum(len(node.level.todo) for node in self.nodes.values())
+        self.guesses.take(self.found, self._expected(), waiting, self.most)
         self._allow()
 
     def stop(self, why: str) -> None:
@@ -172,6 +181,7 @@ class Frontier:
         self.nodes.clear()
         self.tasks = deque([Task(Branch())])
         self.found = SearchResult(self.found.strategy, seconds=self.found.seconds)
+        self.guesses = Guesses()
         self._allow()
 
     # --- shared nodes -----------------------------------------------------------------
@@ -220,6 +230,7 @@ class Frontier:
             )
             task.node = self.numbered
         branch.floor = upto + 1
+        task.made = sum(level.runs for level in levels[branch.floor :])
         return True
 
     def _hand_out(self) -> None:
@@ -235,7 +246,27 @@ class Frontier:
             if not node.below and not node.level.todo:
                 del self.nodes[number]
                 if node.parent:
-                    self.nodes[node.parent].below -= 1
+                    self._over(node.parent, node.level.runs)
+
+    def _over(self, number: int, runs: int) -> None:
+        """Something directly below a node is explored, in so many executions."""
+        node = self.nodes[number]
+        node.below -= 1
+        node.level.done += 1
+        node.level.runs += runs
+
+    def _expected(self) -> float:
+        """A guess of how many executions the search has in all."""
+        active: dict[int, float] = {}
+        for task in self.tasks:
+            branch = task.branch
+            guess = expected(branch.levels[branch.floor :])
+            active[task.node] = active.get(task.node, 0.0) + guess
+        for number in sorted(self.nodes, reverse=True):
+            node = self.nodes[number]
+            guess = whole(node.level, active.get(number, 0.0), node.below)
+            active[node.parent] = active.get(node.parent, 0.0) + guess
+        return active.get(0, 0.0)
 
     def _begin(self, number: int, wakeup: Wakeup) -> Branch:
         """The branch of a plan: copies of all levels down to the node."""
@@ -268,8 +299,19 @@ def _copy(level: Level, opens: Iterable[tuple[int, tuple[int, ...] | None]]) -> 
     out.known = set(level.known)
     out.cut = list(level.cut)
     out.explored = level.explored
+    out.done = level.done
+    out.runs = level.runs
     out.open = list(opens)
     return out
 
 
-CLASSES: tuple[type, ...] = (*UNIT_CLASSES, Frontier, Task, Node, SearchResult, Found, Finding)
+CLASSES: tuple[type, ...] = (
+    *UNIT_CLASSES,
+    Frontier,
+    Task,
+    Node,
+    Guesses,
+    SearchResult,
+    Found,
+    Finding,
+)

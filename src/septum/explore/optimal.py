@@ -43,9 +43,23 @@ class Level:
     ``open``: races (or choices) whose second step this is and that later executions may
     see otherwise; ``cut``: races of steps held here, with their clocks.  ``explored``:
     an execution went to its end below this level; ``fresh``: below the present step.
+    ``done``: how many sequences are over, and
+    ``runs`` the executions below levels that were left.
     """
 
-    __slots__ = ("cut", "explored", "fresh", "held", "known", "open", "sleep", "step", "todo")
+    __slots__ = (
+        "cut",
+        "done",
+        "explored",
+        "fresh",
+        "held",
+        "known",
+        "open",
+        "runs",
+        "sleep",
+        "step",
+        "todo",
+    )
 
     def __init__(self, sleep: dict[Key, Footprint], held: dict[int, Step]) -> None:
         self.step: Step | None = None
@@ -57,6 +71,8 @@ class Level:
         self.cut: list[tuple[int, Step, list[int]]] = []
         self.explored = False
         self.fresh = False
+        self.done = 0
+        self.runs = 0
 
 
 class Explorer:
@@ -116,6 +132,8 @@ class Explorer:
                 below = self._level(depth + 1)
                 below.todo = handed
                 below.known = {w.name for w in handed}
+        if self.levels:
+            self.levels[-1].runs += 1
         last = len(analysis.steps) - 1
         if outcomes is not None and execution.status == "complete":
             outcomes.finish()
@@ -343,12 +361,15 @@ class Explorer:
                     level.sleep[(step.task, step.picks)] = step.foot
                 level.fresh = False
                 level.step = None
+                level.done += 1
             while level.todo:
                 wakeup = level.todo.pop(0)
                 if self._worth(level, wakeup):
                     self._descend(level, wakeup.moves)
                     return True
-            levels.pop()
+            over = levels.pop()
+            if levels:
+                levels[-1].runs += over.runs
             if levels and level.explored:
                 levels[-1].fresh = True
         return False

@@ -51,6 +51,7 @@ class SearchResult:
     :ivar complete: nothing was left out (with retries folded as said by ``folded``).
     :ivar folded: whether some retry was folded into an await.
     :ivar bounds_hit: why the search is not complete.
+    :ivar expected: executions in all, from about .. to (0, 0: nothing is known).
     """
 
     strategy: str
@@ -65,6 +66,7 @@ class SearchResult:
     found: dict[str, Found] = field(default_factory=dict)
     reached: set[str] = field(default_factory=set)
     finals: set[object] = field(default_factory=set)
+    expected: tuple[int, int] = (0, 0)
 
     @property
     def traces(self) -> int:

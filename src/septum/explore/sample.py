@@ -42,13 +42,14 @@ def sample(
     """``runs`` executions under policy ``kind`` (``random`` or ``pct``)."""
     result = SearchResult(kind)
     begun = perf_counter()
-    span = 0
+    span = longest = 0
     missed = 1.0  # probability that no run so far had to find a bug of that depth
     if kind == "pct":
         span = max(len(program.run((), None, CONTINUE, limits).events), 1)
     for i in range(runs):
         execution = program.run((), None, Policy(kind, seed + i, depth, span=span), limits)
         result.take(execution)
+        longest = max(longest, len(execution.events))
         if span:
             if len(execution.events) <= span:
                 missed *= 1 - 1 / (tasks * float(span) ** (depth - 1))
@@ -60,6 +61,11 @@ def sample(
         if deadline and perf_counter() >= deadline:
             break
     why = f"sampled {result.executions}"
+    if kind == "random":
+        why += (
+            f"; no guarantee: a given schedule of the longest ({longest} steps, {tasks} tasks) has "
+            f"probability {tasks}^-{longest} at least in each"
+        )
     if span:
         why += (
             f"; a bug of depth {depth} is found with probability {_floor(1 - missed)} at least "

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from septum.explore import SearchResult
+from septum.explore.estimate import left_text
 from septum.report.layout import (
     WIDTH,
     Paint,
@@ -294,7 +295,9 @@ def searching_line(
     broke = f", broke {' '.join(found.found)}" if found.found else ""
     head = f"[{done}/{total}] " if total else ""
     runs = number(found.executions, "execution")
-    return clean(f"{head}{design} / {scenario}: {runs}{rate}{broke} so far")
+    left = left_text(found)
+    left = f"; {left}" if left else ""
+    return clean(f"{head}{design} / {scenario}: {runs}{rate}{broke} so far{left}")
 
 
 def verdict_counts(results: Iterable[CheckResult]) -> dict[str, int]:

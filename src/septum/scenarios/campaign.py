@@ -20,6 +20,7 @@ from pathlib import Path
 from time import sleep, time
 from typing import Any
 
+from septum.explore.estimate import left_text
 from septum.explore.frontier import CLASSES as SEARCH_CLASSES
 from septum.explore.frontier import Frontier
 from septum.explore.plain import Damaged, pack, unpack
@@ -106,7 +107,7 @@ class Campaign:
         """One unit more of a row."""
         found = frontier.found
         left = len(frontier.tasks)
-        told = f"{left} branch{'es' * (left != 1)} left"
+        told = left_text(found) or f"{left} branch{'es' * (left != 1)} left"
         self._write(row, "running", found.executions, found.seconds, None, told, frontier)
 
     def finish(self, n: int, row: Row, result: CheckResult) -> None:
