@@ -60,6 +60,7 @@ UNMAP = (
         geometry=TWO_LEVELS,
         yields=1,
         designs=SETTERS,
+        bound=3000,
     ),
     Scenario(
         "run-delete-slot",
@@ -144,6 +145,7 @@ TABLES = (
         must_occur=("a direct leaf was zapped", KICKED),
         geometry=TWO_LEVELS,
         designs=SETTERS,
+        bound=3000,
     ),
 )
 
