@@ -199,7 +199,7 @@ class Tally:
     """No finding, but the result says that a line is missing or cannot be read."""
     reasons: Counter[str] = field(default_factory=Counter)
     rules: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)
+    unclassed: list[Altered] = field(default_factory=list)
 
 
 def stretches(lines: list[str]) -> list[tuple[int, int]]:
@@ -246,7 +246,8 @@ def measure(
         else:
             reason = why(case, fmt)
             tally.reasons[reason] += 1
-            tally.examples.setdefault(reason, " | ".join(case.before))
+            if reason == "unclassed":
+                tally.unclassed.append(case)
             tally.other += result.unreadable > 0
         yield tally
 
@@ -273,8 +274,11 @@ def report(path: Path, kind: str, tally: Tally, seconds: float) -> None:
     print(f"  not found: {tally.done - tally.found}")
     for reason, count in tally.reasons.most_common():
         print(f"    {count:>6}  {reason}")
-        if reason == "unclassed":
-            print(f"            {tally.examples[reason].strip()}")
+    for case in tally.unclassed:
+        print(f"    unclassed, line {case.number} of its part")
+        for sign, lines in (("-", case.before), ("+", case.after)):
+            for line in lines:
+                print(f"      {sign}{line}")
 
 
 def main() -> int:
@@ -282,6 +286,7 @@ def main() -> int:
     parser.add_argument("recordings", nargs="+", type=Path)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kind", choices=KINDS, action="append", help="only this; repeat")
     parser.add_argument("--whole", action="store_true")
     parser.add_argument("--changes", action="store_true", help="sample only SPTE changes")
     args = parser.parse_args()
@@ -290,7 +295,7 @@ def main() -> int:
         lines = read_lines(path)
         if args.changes:
             print("only kvm_tdp_mmu_spte_changed lines are sampled")
-        for kind in KINDS:
+        for kind in args.kind or KINDS:
             rng, begin = random.Random(args.seed), time.process_time()
             tally = Tally()
             for tally in measure(lines, kind, args.samples, rng, whole=args.whole):

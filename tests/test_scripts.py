@@ -36,6 +36,11 @@ def test_pictures_are_current() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_rules_of_replay_are_current() -> None:
+    done = python("scripts/make_replay_rules.py", "--check")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_the_tutorials_log_is_of_this_tutorial() -> None:
     """Every command of the page is in the log, in order, and nothing printed was different."""
     code = "import follow_tutorial as f; print(*[s.command for s in f.steps()], sep='\\n')"

@@ -2,9 +2,10 @@
 """Each rule finds what it states, and nothing in the run beside it."""
 
 import pytest
-from trace_rig import EMPTY, FROZEN, ROOT, Writer, judged, leaf, run, table
+from trace_rig import EMPTY, FROZEN, HEADER, ROOT, Writer, judged, leaf, run, table
 
 from septum.trace import RULES
+from septum.trace.examples import BEFORE, EXAMPLES, as_lines
 
 
 def tree() -> Writer:
@@ -194,6 +195,21 @@ def test_time_steps_back_in_a_trace_file() -> None:
     result = run(pipe)
     assert result.findings == []
     assert any("step back 1 times" in note for note in result.notes)
+
+
+def examples_rules(payloads: tuple[str, ...]) -> set[str]:
+    lines = [*HEADER, *as_lines(BEFORE, 9.0), *as_lines(payloads)]
+    return {finding.rule for finding in judged(lines).findings}
+
+
+def test_every_rule_has_examples() -> None:
+    assert list(EXAMPLES) == list(RULES)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_examples_of_a_rule(rule: str) -> None:
+    assert examples_rules(RULES[rule].good) == set()
+    assert examples_rules(RULES[rule].bad) == {rule}
 
 
 def test_rules_are_described() -> None:

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from septum.kvm.versions import FORMATS, NPT
+from septum.trace.catalogue import RULES
 from septum.trace.result import LEVEL_NAMES, ReplayResult, Sample
-from septum.trace.rules import RULES, Finding, Past, describe_spte
+from septum.trace.rules import Finding, Past, describe_spte
 
 __all__ = ["WIDTH", "replay_lines"]
 

@@ -7,9 +7,10 @@ of it, once through the recording), `result` (what comes out), `unobservable` (w
 stock events cannot show).  User guide: docs/replay.md.
 """
 
+from septum.trace.catalogue import RULES
 from septum.trace.replay import replay
 from septum.trace.result import ReplayResult
-from septum.trace.rules import RULES, Finding
+from septum.trace.rules import Finding
 from septum.trace.source import TraceInputError
 
 __all__ = ["RULES", "Finding", "ReplayResult", "TraceInputError", "replay"]
