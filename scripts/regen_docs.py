@@ -170,13 +170,13 @@ class Workplace:
 
 @contextmanager
 def workplace() -> Iterator[Workplace]:
-    """An empty directory that shows the tree's docs and tests.
+    """An empty directory that shows the tree's bench, docs and tests.
 
     The user's cache is there too, so that no path of this machine gets into the output.
     """
     with tempfile.TemporaryDirectory() as name:
         here = Path(name)
-        for shown in ("docs", "tests"):
+        for shown in ("bench", "docs", "tests"):
             (here / shown).symlink_to(ROOT / shown)
         program = here / "bin" / "septum"
         program.parent.mkdir()
@@ -185,6 +185,9 @@ def workplace() -> Iterator[Workplace]:
             '\'from septum.cli import main; main(prog_name="septum")\' "$@"\n'
         )
         program.chmod(0o755)
+        python = program.parent / "python"
+        python.write_text(f"#!/bin/sh\nexec '{sys.executable}' \"$@\"\n")
+        python.chmod(0o755)
         environment = {
             "HOME": name,
             "LC_ALL": "C.UTF-8",

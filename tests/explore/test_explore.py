@@ -167,6 +167,22 @@ def test_nondeterminism_is_reported() -> None:
         search(program)
 
 
+def test_a_step_that_does_something_else_is_reported() -> None:
+    """With two tasks too: what is run again must touch what it touched."""
+    m = Machine()
+    x, y, z = Word(m, "x", 0), Word(m, "y", 0), Word(m, "z", 0)
+    runs = [0]
+
+    def odd() -> None:
+        runs[0] += 1
+        (y if runs[0] < 2 else z).read()
+        x.read()
+
+    program = MachineProgram(m, [("w", lambda: x.write(5)), ("odd", odd)])
+    with pytest.raises(NondeterminismError, match="task 1 did something else"):
+        search(program)
+
+
 def test_bounds_are_said() -> None:
     result = search(readers(8), Options(max_executions=10))
     assert not result.complete and result.bounds_hit == ["10 executions"]

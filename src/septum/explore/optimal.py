@@ -90,6 +90,7 @@ class Explorer:
         self.base = 0  # level at which the next run leaves the branch
         self.guess = -1  # position in the prefix of a step that may be unable to run there
         self.prefix: list[Decision] = []
+        self.planned: list[Move] = []  # known steps of the next run, from ``base`` on
         self.sleep: dict[int, Footprint] = {}
         self.covered: list[Footprint] = []
 
@@ -118,6 +119,7 @@ class Explorer:
         new = steps_of(events, analysis.steps)
         begin = analysis.steps[-1].end if analysis.steps else 0
         self.path = [*self.path[:begin], *[Decision(e.task, e.choice) for e in events[begin:]]]
+        self._as_planned(new)
         races: list[tuple[int, int]] = []
         for depth, step in enumerate(new, base):
             level = self._level(depth)
@@ -147,6 +149,15 @@ class Explorer:
             if last >= 0:
                 self.levels[last].fresh = True
             self._analyse(execution, base, races)
+
+    def _as_planned(self, new: list[Step]) -> None:
+        """Steps that were known before they ran again did what they did then."""
+        for move, step in zip(self.planned, new, strict=False):
+            if move.sure and move.key == (step.task, step.picks) and move.foot != step.foot:
+                raise NondeterminismError(
+                    f"task {step.task} did something else when its step {step.number}, {step.op}, "
+                    "was run again"
+                )
 
     def _level(self, depth: int) -> Level:
         """The level of a new step, made if the branch has not been there."""
@@ -383,6 +394,7 @@ class Explorer:
     def _descend(self, level: Level, moves: list[Move]) -> None:
         """Plan a run along ``moves``."""
         base = self.base = len(self.levels) - 1
+        self.planned = moves[:-1]
         self.prefix = self.path[: self._position(base)]
         sleep = list(level.sleep.items())
         held = [(t, s.foot) for t, s in level.held.items()]
