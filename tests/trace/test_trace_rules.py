@@ -212,6 +212,48 @@ def test_the_examples_of_a_rule(rule: str) -> None:
     assert examples_rules(RULES[rule].bad) == {rule}
 
 
+def test_a_line_names_an_address_space_that_exists() -> None:
+    w = tree()
+    w.change(1, 1, EMPTY, leaf(0x91), as_id=7)
+    assert w.rules() == ["WARN:__handle_changed_spte"]
+
+
+def test_a_frozen_child_is_of_the_address_space_of_its_table() -> None:
+    w = tree()
+    for gfn in (1, 2, 3):
+        w.change(1, gfn, EMPTY, leaf(0x90 + gfn))
+    w.prepare_zap(1, 0)
+    w.change(1, 1, leaf(0x91), FROZEN)
+    w.change(1, 2, leaf(0x92), FROZEN, as_id=1)
+    w.change(1, 3, leaf(0x93), FROZEN)
+    w.change(2, 0, table(0x13), EMPTY)
+    assert "I9" in w.rules()
+
+
+def fast_fault(w: Writer, vcpu: int, after: float) -> None:
+    """A fault that sets W on gfn 1, ``after`` seconds after the last line."""
+    w.time += after
+    task = f"CPU {vcpu}/KVM-10{vcpu}"
+    for text in EXAMPLES["FAULT-fast"].good[2:4]:
+        w.line(text, cpu=vcpu, task=task)
+
+
+@pytest.mark.parametrize(
+    ("after", "late", "rules"),
+    [(0.1, False, ["FAULT-fast"]), (0.0, False, []), (0.1, True, [])],
+    ids=["in order", "too near to tell", "the clearing line comes late"],
+)
+def test_two_fast_faults_with_no_line_between(after: float, late: bool, rules: list[str]) -> None:
+    w = tree()
+    w.change(1, 1, EMPTY, leaf(0x91))
+    w.change(1, 1, leaf(0x91), leaf(0x91, 0xE65), task="vmm-99")
+    fast_fault(w, 0, after)
+    fast_fault(w, 1, after)
+    if late:
+        w.change(1, 1, leaf(0x91), leaf(0x91, 0xE65), cpu=3, task="vmm-99")
+    assert w.rules() == rules
+
+
 def test_rules_are_described() -> None:
     for rule in RULES.values():
         assert rule.statement.endswith(".")

@@ -86,6 +86,12 @@ RULES: Final = {
             "tdp_mmu_map_handle_target_level(), tdp_mmu.c; facts 4.6 (5), 4.19",
         ),
         Rule(
+            "FAULT-fast",
+            "Between two faults that fast_page_fault fixed by setting W on one entry, a line"
+            " clears W.",
+            "fast_pf_fix_direct_spte(), mmu.c; facts 4.13",
+        ),
+        Rule(
             "SPLIT",
             "A huge leaf that becomes a table is followed by the task's"
             " kvm_mmu_split_huge_page line with the leaf's value.",
@@ -122,9 +128,9 @@ RULES: Final = {
         ),
         Rule(
             "WARN:__handle_changed_spte",
-            "The level exists, the gfn is aligned to it, a page of the host is aligned to"
-            " its level, a table is not replaced by another, and a non-present value is"
-            " empty, frozen or MMIO.",
+            "The address space and the level exist, the gfn is aligned to it, a page of the"
+            " host is aligned to its level, a table is not replaced by another, and a"
+            " non-present value is empty, frozen or MMIO.",
             "__handle_changed_spte(), tdp_mmu.c; facts 4.3",
         ),
         Rule(

@@ -106,6 +106,12 @@ BEFORE: Final = (
 _INSTALL: Final = _change(1, 1, _NONE, _leaf(0x91))
 _REMOVE: Final = _change(1, 1, _leaf(0x91), _NONE)
 _FREEZE: Final = _change(1, 1, _leaf(0x91), _FROZEN)
+_CLEAR: Final = _change(1, 1, _leaf(0x91), _leaf(0x91, _READ_ONLY))
+_FAST: Final = (
+    "kvm_page_fault: vcpu 0 rip 0x1000 address 0x0000000000001000 error_code 0x100000007",
+    "fast_page_fault: vcpu 0 gva 1000 error_code P|W|U|0x100000000 sptep 00000000bf561f6c"
+    f" old {_leaf(0x91, _READ_ONLY):#x} new {_leaf(0x91):x} spurious 0 fixed 1",
+)
 _UNLINK: Final = _change(2, 0, _table(0x13), _NONE)
 _AUG: Final = _call(leaves.TDH_MEM_PAGE_AUG, 5, 0x95)
 _INSTALLED: Final = _change(1, 5, _NONE, _mirror(0x95))
@@ -155,6 +161,10 @@ EXAMPLES: Final = {
         (*_fault(5, 0x95), *_fault(6, 0x96), *_fault(7, 0x97)),
         (*_fault(5, 0x95), *_fault(6, 0x96, done=False), *_fault(7, 0x97)),
     ),
+    "FAULT-fast": Example(
+        (_INSTALL, _CLEAR, *_FAST, _CLEAR, *_FAST),
+        (_INSTALL, _CLEAR, *_FAST, *_FAST),
+    ),
     "SPLIT": Example(
         (*_split(0x200, 0x400, 0x21), *_split(0x400, 0x600, 0x22), *_split(0x600, 0x800, 0x23)),
         (
@@ -200,9 +210,9 @@ EXAMPLES: Final = {
 
 
 def as_lines(payloads: tuple[str, ...], start: float = 10.0) -> list[str]:
-    """The lines of a tracefs ``trace`` file, a microsecond apart from ``start`` seconds on."""
+    """The lines of a tracefs ``trace`` file, 10 ms apart from ``start`` seconds on."""
     out = []
     for number, payload in enumerate(payloads):
-        time = start + (number - 1.5 if payload.startswith("-") else number) * 1e-6
+        time = start + (number - 1.5 if payload.startswith("-") else number) * 0.01
         out.append(f"   CPU 0/KVM-100     [000] ...1. {time:12.6f}: {payload.removeprefix('-')}")
     return out

@@ -27,10 +27,12 @@ from typing import Final
 from septum.kvm.shadow import MAX_LEVEL, UNKNOWN, ShadowTables, Table, is_leaf, is_table
 from septum.kvm.spte import is_shadow_present_pte, spte_to_pfn
 from septum.kvm.versions import FROZEN_VALUES, NPT, KernelVersion
-from septum.trace.events import Event, SpteChanged
+from septum.trace.events import Event, FastPageFault, SpteChanged
+from septum.trace.fast import FastFaults
 from septum.trace.protocol import Protocol
 from septum.trace.removal import Removals
 from septum.trace.rules import (
+    ADDRESS_SPACES,
     MAX_GFN,
     Finding,
     Known,
@@ -100,6 +102,7 @@ class Judge:
         self.withdrawn = 0
         self.removals = Removals(tables, self._leftover, self._report)
         self.protocol = Protocol(tables)
+        self.fast = FastFaults(tables)
         self._seq = 0
         self._line = 0
         self._vcpu_tasks: set[int] = set()
@@ -114,11 +117,12 @@ class Judge:
     def spte_changed(self, at: Where, event: SpteChanged) -> None:
         self._seq += 1
         self._line = at.line
-        if self._due or self._orphans:
+        if self._due or self._orphans or self.fast.waiting:
             self._expire(self._seq - WINDOW)
         as_id, gfn, level, old, new = event
         tables, pid = self.tables, at.pid
-        if not 1 <= level <= MAX_LEVEL or gfn & tables.low[level] or gfn >= MAX_GFN:
+        possible = 1 <= level <= MAX_LEVEL and as_id < ADDRESS_SPACES and gfn < MAX_GFN
+        if not possible or gfn & tables.low[level]:
             problem = f"{misplaced(event, tables)}; the line was not used"
             self._report("WARN:__handle_changed_spte", at, problem, event)
             return
@@ -142,6 +146,8 @@ class Judge:
         if busy and not frozen:
             removals.after_change(at, event)
         self._recent.append((key, at.cpu, pid, old, new, at.line))
+        self.fast.changed(at, event)
+        self.fast.line(at)
 
     def other(self, at: Where, event: Event) -> None:
         """A line of another KVM event."""
@@ -149,6 +155,9 @@ class Judge:
         self.protocol.other(at, event)
         if self.protocol.findings:
             self._drain()
+        if type(event) is FastPageFault:
+            self.fast.fault(at, event, self._seq, closed=self.closed)
+        self.fast.line(at)
 
     def _drain(self) -> None:
         for finding in self.protocol.findings:
@@ -179,6 +188,7 @@ class Judge:
         self._recent.clear()
         self.removals.clear()
         self.protocol.lost()
+        self.fast.lost()
         self.tables.forget()
 
     def kernel(self, version: KernelVersion) -> None:
@@ -411,6 +421,8 @@ class Judge:
                 self.not_judged += 1
             else:
                 self._find(debt.finding)
+        for finding in self.fast.expire(limit):
+            self._find(self._with_history(finding))
         while self._orphans and self._orphans[0].seq <= limit:
             orphan = self._orphans.popleft()
             if not orphan.table.complete:

@@ -37,6 +37,8 @@ class Removal:
     """The last child's gfn, -1 before the first."""
 
     def holds(self, event: SpteChanged, shift: int) -> bool:
+        if self.table is not None and self.table.as_id != event.as_id:
+            return False
         return self.level == event.level and self.gfn in (None, event.gfn >> shift << shift)
 
 

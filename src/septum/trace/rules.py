@@ -26,6 +26,7 @@ from septum.trace.events import SpteChanged
 from septum.trace.text import task_name
 
 __all__ = [
+    "ADDRESS_SPACES",
     "MAX_GFN",
     "ORDER_FREE",
     "Finding",
@@ -111,6 +112,8 @@ def entry(event: SpteChanged) -> str:
 
 _LEVELS: Final = {1: "4K", 2: "2M", 3: "1G", 4: "512G", 5: "256T"}
 MAX_GFN: Final = 1 << 40
+ADDRESS_SPACES: Final = 2
+"""KVM_MAX_NR_ADDRESS_SPACES of x86 (asm/kvm_host.h): 1 is that of SMM."""
 
 
 def describe_spte(spte: int, level: int, fmt: SpteFormat) -> str:
@@ -199,6 +202,8 @@ def misplaced(event: SpteChanged, tables: ShadowTables) -> str | None:
     """Why no entry can have this level and gfn."""
     if not 1 <= event.level <= MAX_LEVEL:
         return f"level {event.level} does not exist"
+    if event.as_id >= ADDRESS_SPACES:
+        return f"address space {event.as_id} does not exist"
     if event.gfn & ((1 << tables.shifts[event.level - 1]) - 1):
         return f"gfn {event.gfn:x} is not aligned to level {event.level}"
     if event.gfn >= MAX_GFN:
