@@ -469,7 +469,7 @@ class Replay:
         self.mirrors.finish(cut=cut)
         found = [*self.judge.findings, *self.mirrors.findings]
         result.findings = sorted(found, key=lambda finding: finding.line)
-        result.notes += self.mirrors.notes
+        result.notes += [*self.mirrors.notes, *self.stats.notices.notes]
         self._totals()
         self._notes()
         result.unobservable = unobservable(

@@ -22,6 +22,7 @@ from septum.trace.events import (
     UnmapHvaRange,
     ZapAllFast,
 )
+from septum.trace.notices import Notices
 from septum.trace.rules import Where
 
 __all__ = ["REGION_BITS", "Stats"]
@@ -47,11 +48,13 @@ class Stats:
     zaps: int = 0
     heat: dict[int, int] = field(default_factory=dict)
     """Changes since the last sample, by GFN >> REGION_BITS."""
+    notices: Notices = field(default_factory=Notices)
     _causes: dict[int, tuple[str, float]] = field(default_factory=dict)
     """By task: what it announced, and when it last did something for it."""
 
     def other(self, at: Where, event: Event) -> None:
         kind = type(event)
+        self.notices.other(at, event)
         if kind is PageFault:
             self.faults += 1
             self._causes.pop(at.pid, None)
@@ -67,6 +70,8 @@ class Stats:
         cause = ""
         if old & SPTE_MMU_PRESENT_MASK and not new & SPTE_MMU_PRESENT_MASK:
             self.zaps += 1
+            if level == 1 or old & PT_PAGE_SIZE_MASK:
+                self.notices.zapped(at, gfn, level)
             if new in FROZEN_VALUES:
                 cause = _REMOVED
             else:
