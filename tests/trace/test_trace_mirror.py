@@ -18,6 +18,7 @@ from septum.trace.probes import PROBES, parse_probe
 from septum.trace.replay import Replay
 from septum.trace.setup import SETUPS, RecordError, run_tracefs
 from septum.trace.synthetic import SYNTHETIC, record_scenario
+from septum.trace.unobservable import tdx_unobservable
 
 TDR = 0x50000000
 BUSY = TDX_OPERAND_BUSY | Operand.RCX
@@ -103,6 +104,30 @@ def test_a_zap_that_did_not_reach_the_sept(remove: bool, status: int, words: str
     (finding,) = td.replayed().findings
     assert (finding.rule, finding.gfn, finding.level) == ("I1", 5, 1)
     assert words in finding.message
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        ({"calls": 3, "mirror_roots": 1}, "TDG.MEM.PAGE.ACCEPT"),
+        ({"mirror_roots": 2}, "2 mirror roots were made, but no SEAMCALL was recorded"),
+        ({"ept": True}, "does not say whether a root is the mirror"),
+        ({"ept": True, "raw_roles": True}, ""),
+        ({}, ""),
+    ],
+)
+def test_what_a_tdx_host_leaves_open(seen: dict[str, int], said: str) -> None:
+    given = {"ept": False, "calls": 0, "mirror_roots": 0, "raw_roles": False} | seen
+    sentences = tdx_unobservable(get_page=True, **given)  # type: ignore[arg-type]
+    assert bool(sentences) == bool(said)
+    assert all("robe" in s or "record" in s or "status" in s for s in sentences)
+    assert said in " ".join(sentences)
+
+
+def test_seamcalls_seen_are_said_to_show_no_accept() -> None:
+    td = Td()
+    td.installed(5, 0x95)
+    assert any("TDG.MEM.PAGE.ACCEPT" in s for s in td.replayed().unobservable)
 
 
 def test_a_zap_without_any_call() -> None:

@@ -13,7 +13,7 @@ from typing import Final
 
 from septum.kvm.versions import FORMATS, NPT
 from septum.trace.catalogue import RULES
-from septum.trace.result import LEVEL_NAMES, ReplayResult, Sample
+from septum.trace.result import LEVEL_NAMES, ReplayResult, Sample, Tables
 from septum.trace.rules import Finding, Past, describe_spte
 
 __all__ = ["WIDTH", "replay_lines"]
@@ -93,8 +93,9 @@ def _tables(result: ReplayResult) -> Iterator[str]:
     yield ""
     yield "Table pages"
     yield (
-        f"  roots {tables.roots}, allocated {tables.allocated}, linked {tables.linked},"
-        f" removed {tables.removed}, live {tables.live}, met unlinked {tables.unseen}"
+        f"  roots {tables.roots}{_kinds(tables)}, allocated {tables.allocated},"
+        f" linked {tables.linked}, removed {tables.removed}, live {tables.live},"
+        f" met unlinked {tables.unseen}"
     )[:WIDTH]
 
 
@@ -185,3 +186,10 @@ def _unobservable(result: ReplayResult) -> Iterator[str]:
         yield "Cannot be seen"
         for sentence in result.unobservable:
             yield from _wrap(sentence, "  ", "    ")
+
+
+def _kinds(tables: Tables) -> str:
+    """Kinds of roots, where the recording tells them."""
+    kinds = [f"{tables.mirror_roots} mirror"] * (tables.mirror_roots > 0)
+    kinds += [f"{tables.smm_roots} SMM"] * (tables.smm_roots > 0)
+    return f" ({', '.join(kinds)})" if kinds else ""

@@ -16,7 +16,7 @@ from struct import Struct, error
 from typing import BinaryIO, Final
 
 from septum.kvm.shadow import ShadowTables
-from septum.kvm.versions import KERNELS, KernelVersion
+from septum.kvm.versions import EPT, KERNELS, KernelVersion
 from septum.trace.dat import TraceDat
 from septum.trace.events import (
     PARSERS,
@@ -44,7 +44,7 @@ from septum.trace.text import (
     parse_line,
     task_name,
 )
-from septum.trace.unobservable import unobservable
+from septum.trace.unobservable import tdx_unobservable, unobservable
 from septum.trace.watch import Watch
 
 __all__ = ["RELEASES", "Progress", "Replay", "follow", "replay"]
@@ -100,6 +100,7 @@ class Replay:
         self._peak = [0, 0, 0, 0]
         self._until_sample = 0
         self._old_access = False
+        self._raw_roles = False
         self._changes = 0
         """Lines of kvm_tdp_mmu_spte_changed that took the short way."""
         self._writers: dict[str, tuple[str, int, int]] = {}
@@ -394,6 +395,9 @@ class Replay:
         tables.allocated += 1
         if event.level >= 4 and event.gfn == 0 and self._is_root(event.level):
             tables.roots += 1
+            tables.mirror_roots += event.mirror
+            tables.smm_roots += event.as_id == 1
+            self._raw_roles = event.as_id is not None
             self.tables.announce_root(event.level)
             if not self._started:
                 self._begin(mid_life=False)
@@ -478,6 +482,13 @@ class Replay:
             lost=bool(self._lossy or result.lost_events),
             unseen=self.tables.unseen,
             guests_paging="kvm_mmu_paging_element" in result.events,
+        )
+        result.unobservable += tdx_unobservable(
+            ept=self.tables.format is EPT,
+            calls=self.mirrors.calls,
+            mirror_roots=result.tables.mirror_roots,
+            raw_roles=self._raw_roles,
+            get_page="kvm_mmu_get_page" in result.events,
         )
         result.partial = bool(
             cut

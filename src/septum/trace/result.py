@@ -38,11 +38,14 @@ class Unreadable(NamedTuple):
 
 @dataclass(slots=True)
 class Tables:
-    """Page table pages.  ``allocated`` counts kvm_mmu_get_page lines, also of pages that
-    lost the race to be linked; ``unseen`` are in use though no line linked them; ``live``
-    are known at the end, roots included."""
+    """Page table pages.  ``mirror_roots`` and ``smm_roots`` are known only where the role is
+    a number (trace.dat, trace-cmd report -R).  ``allocated`` counts kvm_mmu_get_page lines,
+    also of pages that lost the race to be linked; ``unseen`` are in use though no line linked
+    them; ``live`` are known at the end, roots included."""
 
     roots: int = 0
+    mirror_roots: int = 0
+    smm_roots: int = 0
     allocated: int = 0
     linked: int = 0
     removed: int = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["ALWAYS", "unobservable"]
+__all__ = ["ALWAYS", "tdx_unobservable", "unobservable"]
 
 ALWAYS: Final = (
     "No event names the VM or the root: trees that map the same GFNs are told apart by"
@@ -30,6 +30,38 @@ _NEEDED: Final = {
     "kvm_mmu_prepare_zap_page": "which table a task is removing; without it rules I9 and"
     " I20-removal are weaker",
 }
+
+
+_CALLS_SEEN: Final = (
+    "The guest's TDG.MEM.PAGE.ACCEPT does not leave the guest: PENDING and MAPPED are not told"
+    " apart. Probe: none on the host; TDH.MEM.SEPT.RD would read the state.",
+    "VP.ENTER cannot be probed (__seamcall_saved_ret is noinstr): TLB epochs are not followed, so"
+    " a TRACK that came too early is seen only by the status of a later call.",
+)
+
+
+def tdx_unobservable(
+    *, ept: bool, calls: int, mirror_roots: int, raw_roles: bool, get_page: bool
+) -> list[str]:
+    """What a recording of a TDX host leaves open.
+
+    :param calls: SEAMCALLs that were recorded.
+    :param raw_roles: the page roles are numbers, which say whether a root is a mirror.
+    """
+    if calls:
+        return list(_CALLS_SEEN)
+    if mirror_roots:
+        roots = "1 mirror root was" if mirror_roots == 1 else f"{mirror_roots} mirror roots were"
+        return [
+            f"{roots} made, but no SEAMCALL was recorded: mirror and S-EPT cannot be compared"
+            " (rules I1, I8). Probes: septum record --tdx."
+        ]
+    if ept and get_page and not raw_roles:
+        return [
+            "The text of a page role does not say whether a root is the mirror of a TD. Use"
+            " trace.dat or trace-cmd report -R; on a TDX host also septum record --tdx."
+        ]
+    return []
 
 
 def unobservable(
