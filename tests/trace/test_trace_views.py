@@ -120,6 +120,15 @@ def test_two_recordings_side_by_side() -> None:
     assert septum(BEGIN, "--against", DIRTYLOG).exit_code == 0
 
 
+def test_looks_as_json() -> None:
+    result = septum(BEGIN, "--gfn", "40000", "--at", "100", "--format", "json")
+    assert result.exit_code == 0
+    document = json.loads(result.output)
+    (recording,) = document["results"]
+    assert recording["history"] and all(int(r["gfn"]) <= 0x40000 for r in recording["history"])
+    assert recording["trees"][0].startswith("root 0: as_id 0")
+
+
 def test_csv_has_every_change(tmp_path: Path) -> None:
     file = tmp_path / "x.csv"
     assert septum(BEGIN, "--export", file).exit_code == 0

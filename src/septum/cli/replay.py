@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from septum.cli.options import format_option, write_html
-from septum.report.documents import dump, replay_document, replay_status
+from septum.report.documents import dump, replay_document, replay_look_document, replay_status
 from septum.report.replay_more import comparison_lines, history_lines
 from septum.report.replay_page import replay_page
 from septum.report.replay_text import replay_lines
@@ -80,7 +80,7 @@ def command(
     if one_file and len(files) != 1:
         raise click.UsageError("--gfn, --at, --against and --export take one FILE")
     if gfn is not None or at is not None:
-        _look(files[0], kernel, gfn, at)
+        _look(files[0], kernel, gfn, at, as_json=form == "json")
         return
     if html is not None:
         results, changes = _with_changes(files, kernel, export)
@@ -141,12 +141,17 @@ def _with_changes(
     return results, changes
 
 
-def _look(file: str, kernel: str | None, gfn: int | None, at: str | None) -> None:
+def _look(file: str, kernel: str | None, gfn: int | None, at: str | None, *, as_json: bool) -> None:
     """The history of a GFN, or the trees at a moment."""
     watch = Watch(gfn=gfn)
     if at is not None:
         watch.line, watch.time = _moment(at)
     run = follow(file, kernel=kernel, watch=watch, progress=_progress(file))
+    if as_json:
+        trees = None if at is None else tree_lines(run.tables, gfn)
+        history = None if gfn is None else watch.history
+        click.echo(dump(replay_look_document(run.result, history, trees)), nl=False)
+        return
     if gfn is not None and at is None:
         click.echo("\n".join(history_lines(watch.history, watch.more, run.result, gfn)))
         return

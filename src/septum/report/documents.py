@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from septum import __version__
@@ -17,6 +18,7 @@ from septum.report.compare import differing
 from septum.report.verdicts import exit_code, verdict_counts
 from septum.scenarios.result import CheckResult
 from septum.trace import ReplayResult
+from septum.trace.watch import Row
 
 __all__ = [
     "check_document",
@@ -24,6 +26,7 @@ __all__ = [
     "document",
     "dump",
     "replay_document",
+    "replay_look_document",
     "replay_status",
 ]
 
@@ -78,7 +81,23 @@ def replay_document(results: Sequence[ReplayResult]) -> dict[str, Any]:
         "partial": sum(r.partial for r in results),
         "status": replay_status(results),
     }
-    return document("replay", [r.to_json() for r in results], summary)
+    rows = [r.to_json() | {"history": None, "trees": None} for r in results]
+    return document("replay", rows, summary)
+
+
+def replay_look_document(
+    result: ReplayResult, history: Sequence[Row] | None, trees: Sequence[str] | None
+) -> dict[str, Any]:
+    """``septum replay`` with ``--gfn`` (``history``) or ``--at`` (``trees``: lines of text)."""
+    out = replay_document([result])
+    (recording,) = out["results"]
+    if history is not None:
+        recording["history"] = [
+            asdict(row) | {"old": f"{row.old:x}", "new": f"{row.new:x}"} for row in history
+        ]
+    if trees is not None:
+        recording["trees"] = list(trees)
+    return out
 
 
 def replay_status(results: Sequence[ReplayResult]) -> int:
