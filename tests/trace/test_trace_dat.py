@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,22 @@ def events() -> list[Raw]:
 
 def read(data: bytes) -> ReplayResult:
     return replay(io.BytesIO(data), name="x")
+
+
+def many() -> list[Raw]:
+    """Enough events for progress to be told."""
+    return [
+        Raw(1000 + n * 1000, n % 2, changed(100 + n % 2, n % 512, 1, EMPTY, leaf(n)))
+        for n in range(20_000)
+    ]
+
+
+@pytest.mark.parametrize("pack", [version_6, lambda raw: gzip.compress(version_6(raw))])
+def test_progress_never_passes_the_size(pack: Callable[[list[Raw]], bytes]) -> None:
+    data, told = pack(many()), list[int]()
+    replay(io.BytesIO(data), name="x", progress=told.append)
+    assert told and told == sorted(told)
+    assert 0 < told[-1] <= len(data)
 
 
 FORMS = {

@@ -15,7 +15,7 @@ from trace_rig import DATA, ROOT, Writer, judged, leaf, run, sample
 
 from septum.report.replay_text import WIDTH, replay_lines
 from septum.trace import ReplayResult, TraceInputError, replay
-from septum.trace.replay import MAX_SAMPLES
+from septum.trace.recording import MAX_SAMPLES
 
 GOLDEN = Path(__file__).parent / "golden-replay-begin.txt"
 DIRTYLOG = "linux-7.3-dirtylog.trace.xz"

@@ -17,7 +17,7 @@ from septum.report.plots import _rates, heat_map, line_chart, replay_plots
 from septum.report.replay_more import comparison_lines
 from septum.report.replay_text import WIDTH
 from septum.trace import replay
-from septum.trace.replay import MAX_SAMPLES, Replay
+from septum.trace.recording import MAX_SAMPLES, Replay
 from septum.trace.watch import tree_lines
 
 DIRTYLOG = DATA / "linux-7.3-dirtylog.trace.xz"

@@ -2,9 +2,9 @@
 """Floor 7: recordings of real kernels, from ftrace text to findings.
 
 `source` (bytes to lines), `text` (a line to a record), `events` (a payload to an event),
-`judge` with `removal` and `rules` (events to shadow tables and findings), `replay` (all
-of it, once through the recording), `result` (what comes out), `unobservable` (what
-stock events cannot show).  User guide: docs/replay.md.
+`judge` with `removal` and `rules` (events to shadow tables and findings), `recording` (all
+of it, once through the recording), `replay` (the entry points), `result` (what comes out),
+`unobservable` (what stock events cannot show).  User guide: docs/replay.md.
 """
 
 from septum.trace.catalogue import RULES

@@ -123,6 +123,8 @@ class TraceDat:
     tsc: tuple[int, int, int] | None = None
     """(mult, shift, offset) from TSC to nanoseconds."""
     cut: str | None = None
+    done: int = 0
+    """Bytes of ``size`` that were read."""
 
     @classmethod
     def read(cls, stream: BinaryIO) -> TraceDat:
@@ -335,6 +337,11 @@ class TraceDat:
             return lambda ts: float(ts + offset)
         return lambda ts: (ts + offset) / 1e9
 
+    @property
+    def size(self) -> int:
+        """Bytes of all CPUs' events in the file."""
+        return sum(cpu.size for cpu in self.cpus)
+
     def events(self) -> Iterator[RawEvent]:
         """All CPUs' events by time."""
         return heapq.merge(*[self._cpu_events(cpu) for cpu in self.cpus])
@@ -352,6 +359,7 @@ class TraceDat:
                 self.source.seek(cpu.offset + at)
                 want = min(step, cpu.size - at)
                 data = self.source.stream.read(want)
+                self.done += len(data)
                 yield data
                 if len(data) < want:
                     raise _Cut
@@ -370,6 +378,7 @@ class TraceDat:
                 self.source.seek(at)
                 packed, _ = self.source.number(_u32), self.source.number(_u32)
                 at += 8 + packed
+                self.done += 8 + packed
                 yield self._inflate(self.source.take(packed))
         except _Cut:
             self._cut_short(cpu)
