@@ -72,7 +72,6 @@ MUTANTS: Final = (
                 "",
             ),
         ),
-        alone=True,
     ),
     Mutant(
         "mn-count-leaked",
