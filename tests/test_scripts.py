@@ -15,9 +15,9 @@ def python(*args: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_fuzzer_of_the_searches() -> None:
-    done = python("scripts/fuzz_explore.py", "25", "7000")
+    done = python("scripts/fuzz_explore.py", "100", "7000")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.endswith("25 different programs: all agree\n")
+    assert done.stdout.endswith("100 different programs: all agree\n")
     assert "programs with: " in done.stdout and "programs that break: none " in done.stdout
 
 
