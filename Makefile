@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # make check: the default suite, judged against the reviewed expectations.
-# make test:  lint, types, layering and all tests.
+# make test:  lint, types, layering and all tests: `make unit`, then `make searches`, the tests
+#             that explore for long (mutants, brute force beside the reduction).
 # Both need Python >= 3.11 (with venv and pip) and nothing else.
 
 PYTHON ?= python3
@@ -8,13 +9,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: check test lint types layers unit verdicts clean
+.PHONY: check test lint types layers unit searches clean
 
 check: $(VENV)/.installed
 	$(BIN)/septum check --expect docs/verdicts.toml --jobs $(JOBS)
 	$(BIN)/septum show docs/examples/reread-sptep.json
 
-test: lint types layers unit
+test: lint types layers unit searches
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff check .
@@ -26,8 +27,14 @@ types: $(VENV)/.tested
 layers: $(VENV)/.tested
 	$(BIN)/lint-imports --no-cache
 
+SEARCHES := tests/mutants tests/quality tests/scenarios/test_soundness.py \
+	tests/explore/test_random.py tests/explore/test_literature.py tests/explore/test_bounded.py
+
 unit: $(VENV)/.tested
-	$(BIN)/pytest -n $(JOBS)
+	$(BIN)/pytest -n $(JOBS) $(SEARCHES:%=--ignore=%)
+
+searches: $(VENV)/.tested
+	$(BIN)/pytest -n $(JOBS) $(SEARCHES)
 
 $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV) || { echo 'septum: python3 -m venv failed; on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
