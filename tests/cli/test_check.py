@@ -181,3 +181,16 @@ def test_compare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     doc = json.loads(septum("compare", "v7.3", mine, "--format", "json").stdout)
     validate("check", doc)
     assert "fault-fault" in doc["summary"]["differing"]
+
+
+def test_all_findings_gives_a_counterexample_per_rule(tmp_path: Path) -> None:
+    row = ("check", "feb06+reread-sptep", "-s", "fault-neighbours")
+    result = septum(*row, "--all-findings", "--save", tmp_path)
+    assert result.exit_code == 1
+    saved = sorted(path.name.rsplit("-", 1)[1] for path in tmp_path.glob("*.json"))
+    assert saved == ["I1.json", "I20.json", "I4.json"]
+    for rule in ("I1", "I4", "I20"):
+        assert f"feb06+reread-sptep breaks {rule} in scenario" in result.stdout
+    for path in tmp_path.glob("*.json"):
+        assert septum("show", path).exit_code == 0
+    assert septum(*row, "--all-findings", "--first").exit_code == 2

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from programs import file_system, indexer, last_zero, readers
 
 from septum.explore import MachineProgram
-from septum.machine import Machine, SpinLock, Word
+from septum.machine import Machine, RWLock, SpinLock, Word
 from septum.machine.sync import wait_until
 
 __all__ = ["COUNTS"]
@@ -102,6 +102,69 @@ def ticket_lock(n: int) -> MachineProgram:
     return MachineProgram(m, [(f"t{i}", body) for i in range(n)])
 
 
+def page_table(n: int) -> MachineProgram:
+    """n faults at different GFNs under one root: each reads the shared upper entry and sets
+    a leaf of its own.  Reads commute and the leafs differ, so there is 1 trace."""
+    m = Machine()
+    upper = Word(m, "upper", 1)
+    leafs = [Word(m, f"leaf{i}", 0) for i in range(n)]
+
+    def fault(i: int) -> Body:
+        return lambda: bool(upper.read()) and leafs[i].try_cmpxchg(0, 1)[0] and None
+
+    return MachineProgram(m, [(f"t{i}", fault(i)) for i in range(n)])
+
+
+def same_leaf(n: int) -> MachineProgram:
+    """n faults at one GFN: who wins the cmpxchg is all that differs, for the losers' failed
+    ones are reads: n traces."""
+    m = Machine()
+    upper, leaf = Word(m, "upper", 1), Word(m, "leaf", 0)
+
+    def body() -> None:
+        upper.read()
+        leaf.try_cmpxchg(0, 1)
+
+    return MachineProgram(m, [(f"t{i}", body) for i in range(n)])
+
+
+def levels_under_lock(n: int) -> MachineProgram:
+    """n tasks change two levels each with mmu_lock held for write, at different GFNs: only
+    the order of the sections differs, n!."""
+    m = Machine()
+    lock = RWLock(m, "mmu_lock")
+    entries = [(Word(m, f"upper{i}", 0), Word(m, f"leaf{i}", 0)) for i in range(n)]
+
+    def change(i: int) -> Body:
+        def body() -> None:
+            lock.write_lock()
+            for entry in entries[i]:
+                entry.write(1)
+            lock.write_unlock()
+
+        return body
+
+    return MachineProgram(m, [(f"t{i}", change(i)) for i in range(n)])
+
+
+def levels_under_shared_lock(n: int) -> MachineProgram:
+    """The same with mmu_lock held for read: sections and entries commute, 1 trace."""
+    m = Machine()
+    lock = RWLock(m, "mmu_lock")
+    entries = [(Word(m, f"upper{i}", 0), Word(m, f"leaf{i}", 0)) for i in range(n)]
+
+    def change(i: int) -> Body:
+        def body() -> None:
+            lock.read_lock()
+            for entry in entries[i]:
+                entry.try_cmpxchg(0, 1)
+            lock.read_unlock()
+
+        return body
+
+    return MachineProgram(m, [(f"t{i}", change(i)) for i in range(n)])
+
+
 def producers(n: int) -> MachineProgram:
     """n producers add to a counter, one consumer waits until all have: 1 trace."""
     m = Machine()
@@ -134,6 +197,10 @@ COUNTS: list[tuple[Make, dict[int, int]]] = [
     (critical_sections, {2: 2, 4: 24, 5: 120}),
     (two_locks, {2: 4, 3: 36}),
     (ticket_lock, {2: 2, 3: 6, 4: 24}),
+    (page_table, {2: 1, 5: 1}),
+    (same_leaf, {2: 2, 5: 5}),
+    (levels_under_lock, {2: 2, 4: 24}),
+    (levels_under_shared_lock, {2: 1, 4: 1}),
     (producers, {2: 1, 5: 1}),
     (barrier, {2: 2, 3: 6, 4: 24}),
 ]

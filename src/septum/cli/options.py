@@ -141,6 +141,11 @@ _SEARCH = (
     click.option("--budget", type=DURATION, default=0.0, help="Stop a row after that time."),
     click.option("--first", is_flag=True, help="Stop a row at its first finding."),
     click.option(
+        "--all-findings",
+        is_flag=True,
+        help="A counterexample for each rule that broke in a row, not for one only.",
+    ),
+    click.option(
         "--seed", type=int, default=0, show_default=True, help="Of the sampling strategies."
     ),
     click.option(
@@ -231,8 +236,11 @@ def explorer(
     bound: int = 2,
     deep: bool = False,
     depth: int = 3,
+    all_findings: bool = False,
 ) -> Options:
     """The explorer's options."""
+    if first and all_findings:
+        raise click.UsageError("--first stops at one finding, --all-findings wants every one")
     return Options(
         strategy="bounded" if deep else strategy,
         retries=retries,
@@ -244,4 +252,5 @@ def explorer(
         bound=bound,
         deep=deep,
         depth=depth,
+        all_findings=all_findings,
     )

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 
+from septum.cli.running import file_name
 from septum.cli.terminal import painter
 from septum.designs import lookup
 from septum.kvm.monitors import MONITORS
@@ -86,8 +88,10 @@ def print_counterexamples(
     for r in results:
         if r.counterexample is not None:
             path = files.get((r.design, r.scenario), "")
-            text = mail_text(r.counterexample, replay(r.counterexample, states=True), path=path)
-            click.echo(f"{text}\n{'=' * WIDTH}\n")
+            for ce in (r.counterexample, *r.others):
+                own = str(Path(path).parent / file_name(ce)) if path else ""
+                text = mail_text(ce, replay(ce, states=True), path=own)
+                click.echo(f"{text}\n{'=' * WIDTH}\n")
 
 
 def told(ce: Counterexample, again: Replay, *, path: str, code: Code) -> Told:

@@ -29,7 +29,7 @@ from septum.scenarios.cluster import ClusterCrew
 from septum.scenarios.counterexample import save
 from septum.scenarios.crew import Crew, ProcessCrew
 from septum.scenarios.protocols import is_protocol_row, protocols
-from septum.scenarios.result import CheckResult
+from septum.scenarios.result import CheckResult, Counterexample
 from septum.scenarios.rows import INTERRUPTED, conclude, make
 from septum.scenarios.suite import SCENARIOS, find
 
@@ -38,6 +38,7 @@ __all__ = [
     "Outcome",
     "Places",
     "default_directory",
+    "file_name",
     "go_on",
     "run",
     "save_all",
@@ -239,17 +240,24 @@ def default_directory() -> Path:
     return Path(cache) / "septum" / "counterexamples"
 
 
+def file_name(ce: Counterexample) -> str:
+    """Design, scenario and rule, as far as a file's name can hold them."""
+    words = (Path(ce.design).name, ce.scenario, ce.finding.rule)
+    name = "-".join(re.sub(r"[^A-Za-z0-9.+_]+", "-", word) for word in words)
+    return f"{name.strip('-.')}.json"
+
+
 def save_all(results: Sequence[CheckResult], directory: Path) -> dict[Row, str]:
     """Save every counterexample; the file of each (design, scenario)."""
     files: dict[Row, str] = {}
     for r in results:
         if r.counterexample is None:
             continue
-        words = (Path(r.design).name, r.scenario, r.counterexample.finding.rule)
-        name = "-".join(re.sub(r"[^A-Za-z0-9.+_]+", "-", word) for word in words)
-        path = directory / f"{name.strip('-.')}.json"
+        path = directory / file_name(r.counterexample)
         try:
             save(r.counterexample, path)
+            for other in r.others:
+                save(other, directory / file_name(other))
         except OSError as error:
             click.echo(
                 clean(

@@ -70,6 +70,7 @@ class CheckResult:
 
     :ivar missing: must-occur events that never occurred (verdict ``vacuous``).
     :ivar other_findings: rules found besides ``finding``, in order of first schedule.
+    :ivar others: their counterexamples, if they were asked for.
     :ivar note: why a row is n/a, or what went wrong.
     """
 
@@ -90,6 +91,7 @@ class CheckResult:
     seconds: float = 0.0
     counterexample: Counterexample | None = None
     other_findings: list[str] = field(default_factory=list)
+    others: list[Counterexample] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     note: str = ""
     hypothetical: bool = False

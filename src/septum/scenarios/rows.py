@@ -255,3 +255,9 @@ def _violated(
     row.finding = small.finding
     row.counterexample = replace(record(built, small), design=row.design)
     row.other_findings = sorted(r for r in result.found if r != small.finding.rule)
+    if options.all_findings:
+        for rule in row.other_findings:
+            other = minimise(
+                built.program, built.program.actors, result.found[rule], Limits(options.steps)
+            )
+            row.others.append(replace(record(built, other), design=row.design))
