@@ -27,7 +27,7 @@ from regen_docs import ROOT, Block, blocks, plain
 
 PAGE = ROOT / "docs" / "tutorial.md"
 LOG = ROOT / "docs" / "tutorial-log.txt"
-TREE = ("LICENSE", "README.md", "docs", "pyproject.toml", "src", "tests")
+TREE = ("LICENSE", "README.md", "docs", "hatch_build.py", "pyproject.toml", "src", "tests")
 
 _SHELL = re.compile(r"^```sh\n(?P<body>.*?)^```$", re.M | re.S)
 _MARK = "@@ septum tutorial @@"
