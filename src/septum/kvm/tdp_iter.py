@@ -21,7 +21,6 @@ __all__ = [
     "TdpIter",
     "for_each_tdp_pte",
     "for_each_tdp_pte_min_level",
-    "for_each_tdp_pte_min_level_all",
     "gfn_round_for_level",
     "kvm_gfn_root_bits",
     "kvm_mmu_max_gfn",
@@ -190,11 +189,3 @@ def for_each_tdp_pte_min_level(
 
 def for_each_tdp_pte(kvm: Kvm, root: KvmMmuPage, start: int, end: int) -> Iterator[TdpIter]:
     return for_each_tdp_pte_min_level(kvm, root, 1, start, end)
-
-
-def for_each_tdp_pte_min_level_all(kvm: Kvm, root: KvmMmuPage, min_level: int) -> Iterator[TdpIter]:
-    """The whole root, with no GFN bits: covers the shared half as well."""
-    it = TdpIter(kvm, root, min_level, 0, 0)
-    while it.valid and it.gfn <= kvm_mmu_max_gfn(kvm):
-        yield it
-        it.next()
