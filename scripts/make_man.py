@@ -31,9 +31,8 @@ def page(path: str, command: click.Command, subcommands: list[tuple[str, str]]) 
     """One page: ``path`` is ``septum`` or ``septum check``."""
     ctx = click.Context(command, info_name=path)
     name = path.replace(" ", "-")
-    help_ = re.sub(r"\s*\n(?!\n)\s*(?=\S)", " ", (command.help or "").strip())
     paragraphs = [re.sub(r"\s+", " ", p).strip() for p in (command.help or "").split("\n\n")]
-    first = re.split(r"(?<=[.:]) ", help_, maxsplit=1)[0].rstrip(".:")
+    first = re.split(r"(?<=[.:]) ", paragraphs[0], maxsplit=1)[0].rstrip(".:")
     lines = [
         f'.TH {name.upper()} 1 "" "septum {__version__}" "septum manual"',
         ".SH NAME",
