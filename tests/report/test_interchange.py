@@ -65,7 +65,7 @@ def test_junit_survives_what_xml_cannot_hold() -> None:
 
 def test_chrome_trace_has_a_track_per_task_and_lock() -> None:
     replay = report_samples.replayed()
-    events = json.loads(chrome_trace(replay))["traceEvents"]
+    events = json.loads(chrome_trace(report_samples.counterexample(), replay))["traceEvents"]
     names = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
     assert list(names.values()) == replay.task_names
     steps = [e for e in events if e.get("cat") == "step"]
@@ -85,7 +85,9 @@ def test_chrome_trace_has_a_track_per_task_and_lock() -> None:
 
 def test_chrome_trace_slices_of_a_task_nest_in_the_order_written() -> None:
     """Perfetto drops a slice that is written after one inside it that begins at once."""
-    events = json.loads(chrome_trace(report_samples.replayed()))["traceEvents"]
+    events = json.loads(chrome_trace(report_samples.counterexample(), report_samples.replayed()))[
+        "traceEvents"
+    ]
     tasks = {e["tid"] for e in events if e["name"] == "thread_name"}
     for task in tasks:
         open_: list[int] = []
@@ -102,7 +104,9 @@ def test_chrome_trace_slices_of_a_task_nest_in_the_order_written() -> None:
 
 def test_chrome_trace_threads_are_of_one_process() -> None:
     """Perfetto takes thread ids for global, and 0 for no thread."""
-    events = json.loads(chrome_trace(report_samples.replayed()))["traceEvents"]
+    events = json.loads(chrome_trace(report_samples.counterexample(), report_samples.replayed()))[
+        "traceEvents"
+    ]
     processes = {e["tid"]: e["pid"] for e in events}
     assert 0 not in processes
     assert all(processes[e["tid"]] == e["pid"] for e in events)

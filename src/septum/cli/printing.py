@@ -18,6 +18,7 @@ from septum.report.counterexample import (
     counterexample_text,
     order_sentence,
     story_facts,
+    title,
 )
 from septum.report.fold import BUDGET
 from septum.report.html import Code, Told, page, story
@@ -110,8 +111,7 @@ def told(ce: Counterexample, again: Replay, *, path: str, code: Code) -> Told:
         levels=int(ce.params.get("levels", 4)),
         code=code,
     )
-    title = f"{ce.design} breaks {ce.finding.rule} in {ce.scenario}"
-    return Told(title, facts, data, (ce.design, ce.scenario))
+    return Told(title(ce), facts, data, (ce.design, ce.scenario))
 
 
 def html_page(

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -11,11 +13,19 @@ from septum.cli.options import INPUT, html_option, write_html
 from septum.cli.printing import mail_text, told
 from septum.cli.terminal import width
 from septum.report.chrome_trace import chrome_trace
-from septum.report.counterexample import reproduced
+from septum.report.counterexample import reproduced, title
+from septum.report.dot import NoTrees, order_dot, trees_dot
 from septum.report.html import Code, page
 from septum.scenarios.counterexample import Diverged, load, replay
+from septum.scenarios.result import Counterexample, Replay
 
 __all__ = ["command"]
+
+_FORMATS: Final[dict[str, tuple[str, Callable[[Counterexample, Replay], str]]]] = {
+    "chrome-trace": ("a trace for Perfetto and chrome://tracing", chrome_trace),
+    "dot": ("both trees where the rule broke, for Graphviz", trees_dot),
+    "dot-order": ("which step happens before which, for Graphviz", order_dot),
+}
 
 
 @click.command("show")
@@ -27,10 +37,12 @@ __all__ = ["command"]
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["text", "chrome-trace"]),
+    type=click.Choice(["text", *_FORMATS]),
     default="text",
     show_default=True,
-    help="Text for people, or a trace for Perfetto and chrome://tracing.",
+    help="Text for people; "
+    + "; ".join(f"{name}: {what}" for name, (what, _) in _FORMATS.items())
+    + ".",
 )
 @click.pass_context
 def command(
@@ -53,13 +65,15 @@ def command(
     except Diverged as error:
         click.echo(f"septum: {file}: stale: {error}", err=True)
         ctx.exit(3)
-    title = f"{ce.design} in {ce.scenario}: {ce.finding.rule}"
     if html is not None:
         code = Code()
         stories = [told(ce, again, path=str(file), code=code)]
-        write_html(html, page(title, told=stories, code=code))
-    if form == "chrome-trace":
-        click.echo(chrome_trace(again, title=title), nl=False)
+        write_html(html, page(title(ce), told=stories, code=code))
+    if form in _FORMATS:
+        try:
+            click.echo(_FORMATS[form][1](ce, again), nl=False)
+        except NoTrees as error:
+            raise click.UsageError(str(error)) from None
         ctx.exit(0 if reproduced(ce, again) else 3)
     text = mail_text(
         ce,

@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """An interleaving in the Chrome trace event format, which Perfetto and chrome://tracing
-read: a track per task with its call stack, a track per lock with its holders.
+read: a track per task with its kernel functions, a track per lock with its holders.
 
 Time has no meaning in an interleaving: step n is drawn at n * `STEP_US` microseconds.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from septum.machine import Event
-from septum.report.interleaving import describe
+from septum.report.counterexample import title
+from septum.report.interleaving import calls_of, describe, story_end
 from septum.report.locks import holders
-from septum.scenarios.result import Replay
+from septum.scenarios.result import Counterexample, Replay
 
 __all__ = ["STEP_US", "chrome_trace"]
 
@@ -27,10 +29,14 @@ _FIRST_TID: Final = 11  # Perfetto takes thread ids for global, and 0 and the pi
 Json = dict[str, Any]
 
 
-def chrome_trace(replay: Replay, *, title: str = "septum") -> str:
-    """The whole document, JSON object format."""
+def chrome_trace(ce: Counterexample, replay: Replay) -> str:
+    """The whole document, JSON object format; some steps behind the one that breaks the rule
+    it ends."""
+    end = story_end(replay, ce.finding.step)
+    kept = [f for f in replay.findings if f.task < 0 or f.step < end]
+    replay = dataclasses.replace(replay, events=replay.events[:end], findings=kept)
     events = [
-        _name("process_name", _TASKS, _TASKS, title),
+        _name("process_name", _TASKS, _TASKS, title(ce)),
         _name("process_name", _LOCKS, _LOCKS, "locks"),
         *(_name("thread_name", _TASKS, _tid(t), name) for t, name in enumerate(replay.task_names)),
         # A slice before those inside it: that is how readers nest slices that begin at once.
@@ -57,7 +63,7 @@ def _calls(replay: Replay) -> Iterator[Json]:
         open_: list[tuple[str, int]] = []
         last = 0
         for at, event in [*mine, (-1, None)]:
-            stack: Sequence[str] = event.stack if event is not None else ()
+            stack: Sequence[str] = calls_of(event) if event is not None else ()
             common = 0
             while common < min(len(stack), len(open_)) and stack[common] == open_[common][0]:
                 common += 1

@@ -30,6 +30,7 @@ __all__ = [
     "start_text",
     "story_facts",
     "task_table",
+    "title",
 ]
 
 
@@ -123,6 +124,11 @@ def story_facts(
         ("finding", ce.finding.message),
         ("model", _model(ce)),
     ]
+
+
+def title(ce: Counterexample) -> str:
+    """What it shows, in one line."""
+    return clean(f"{ce.design} breaks {ce.finding.rule} in {ce.scenario}")
 
 
 def task_table(story: Scenario, *, width: int = WIDTH) -> list[str]:

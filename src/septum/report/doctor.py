@@ -82,6 +82,10 @@ def _hot_path() -> str:
     return "compiled" if compiled() else ""
 
 
+def _zstd() -> str:
+    return "in Python" if sys.version_info >= (3, 14) else _package("zstandard")()
+
+
 def _tracefs() -> str:
     for path in ("/sys/kernel/tracing", "/sys/kernel/debug/tracing"):
         events = Path(path) / "events" / "kvmmmu"
@@ -106,9 +110,12 @@ PROBES: Final[tuple[Probe, ...]] = (
     Probe("KVM tracepoints", "record: events of this host", "root, kvm loaded", _tracefs),
     Probe("trace-cmd", "record", "apt install trace-cmd", _program("trace-cmd")),
     Probe("bpftrace", "record on TDX hosts", "apt install bpftrace", _program("bpftrace")),
-    Probe("zstandard", "replay of .zst files", "pip install 'septum[zstd]'", _package("zstandard")),
+    Probe("zstandard", "replay of .zst files", "pip install zstandard", _zstd),
     Probe("Textual", "step", "pip install 'septum[tui]'", _package("textual")),
     Probe("Dask", "check --cluster", "pip install 'septum[cluster]'", _package("distributed")),
+    Probe(
+        "Graphviz", "pictures of show --format dot", "apt install graphviz", _program("dot", "-V")
+    ),
     Probe("spin", "bench/peers.py", "apt install spin", _program("spin", "-V")),
     Probe("java", "bench/peers.py: TLC", "apt install default-jre-headless", _program("java")),
     Probe("Chromium", "tests of pages", "apt install chromium", _program("chromium")),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from septum.designs import design_names, lookup
 from septum.machine import Event
@@ -20,8 +20,17 @@ from septum.report.states import changes
 from septum.report.values import change, value
 from septum.scenarios.result import Replay
 
-__all__ = ["describe", "function_of", "interleaving", "last_step", "legend"]
+__all__ = [
+    "calls_of",
+    "describe",
+    "function_of",
+    "interleaving",
+    "last_step",
+    "legend",
+    "story_end",
+]
 
+_AFTER: Final = 30  # steps behind the one that breaks the rule: a livelock has no end
 _GAP = "  "
 _LEAST_COLUMN = 14
 
@@ -45,8 +54,17 @@ _HELPERS = frozenset(
 @cache
 def _kernel_functions() -> frozenset[str]:
     """Functions that some design or the floor below knows by a kernel name."""
-    names = {name for design in design_names() for name in lookup(design).functions}
-    return frozenset(n for n in names if n not in _HELPERS and not n.startswith("tdh_"))
+    return frozenset(name for design in design_names() for name in lookup(design).functions)
+
+
+def calls_of(event: Event) -> list[str]:
+    """The call stack of a step, kernel functions only, outermost first; of code that has
+    none (an operation, a guest, a protocol of one's own), its innermost function."""
+    known = _kernel_functions()
+    stack = [name for name in event.stack if name in known]
+    if not stack and event.where is not None:
+        return [event.where[0]]
+    return stack
 
 
 def function_of(event: Event) -> str:
@@ -54,7 +72,7 @@ def function_of(event: Event) -> str:
     helper; of code that is no kernel function (an operation, a guest), the innermost."""
     known = _kernel_functions()
     for name in reversed(event.stack):
-        if name in known:
+        if name in known and name not in _HELPERS and not name.startswith("tdh_"):
             return name
     if event.where is not None:
         return event.where[0]
@@ -95,6 +113,11 @@ def last_step(replay: Replay, upto: int | None = None) -> int:
     if upto is None:
         upto = replay.findings[0].step if replay.findings else last
     return min(max(upto, *(replay.pair or (0,))), last)
+
+
+def story_end(replay: Replay, upto: int) -> int:
+    """How many steps are worth walking through: some more than are worth a row."""
+    return min(last_step(replay, upto) + 1 + _AFTER, len(replay.events))
 
 
 def legend(replay: Replay, folded: bool) -> str:

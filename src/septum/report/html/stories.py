@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from septum.report.fold import rank_steps
-from septum.report.interleaving import describe, function_of, is_call, last_step
+from septum.report.interleaving import describe, function_of, is_call, story_end
 from septum.report.layout import clean
 from septum.report.locks import holders
 from septum.report.values import spte_text
@@ -26,7 +26,6 @@ __all__ = ["MINOR", "Code", "state_map", "story"]
 MINOR: Final = 4
 """Steps of this rank and above (`septum.report.fold`) are folded at first."""
 
-_AFTER: Final = 30  # steps shown after the one that breaks the rule
 _CONTEXT: Final = 4  # lines of source around a step's own
 
 Json = dict[str, Any]
@@ -59,7 +58,7 @@ def story(ce: Counterexample, replay: Replay, *, mail: str, levels: int, code: C
     :param code: takes the source that its steps show.
     :param mail: the text that the copy button copies.
     """
-    end = min(last_step(replay, ce.finding.step) + 1 + _AFTER, len(replay.events))
+    end = story_end(replay, ce.finding.step)
     events = replay.events[:end]
     states = {at: state_map(state) for at, state in replay.states.items() if at < end}
     start = states[min(states)] if states else {}
