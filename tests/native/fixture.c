@@ -21,7 +21,6 @@ struct septum_field { const char *name; u64 offset, size; } septum_fields[] = {
 u64 septum_sp_level(void *sp) { return 1; }
 u64 septum_sp_mirror(void *sp) { return 0; }
 u64 septum_sp_invalid(void *sp) { return 0; }
-void septum_clear_folios(void) { }
 __attribute__((section(".data..percpu"))) u64 per_cpu_word = 7;
 
 volatile u64 only_here;

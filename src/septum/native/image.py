@@ -51,6 +51,8 @@ FOLIOS: Final = 256  # guest pages per task
 STACKS: Final = 0x1_4000_0000
 STACK_SIZE: Final = 0x10000
 SHADOW: Final = 0x2_0000_0000
+SAVED: Final = 0x2_2000_0000  # the start state's pages, as they are first written
+SAVED_SIZE: Final = 0x100_0000
 WORK_MAX: Final = 3_000_000
 PAGE: Final = 4096
 _MAP_FIXED_NOREPLACE: Final = 0x100000
@@ -86,10 +88,6 @@ class Found(ctypes.Structure):
     _fields_ = [(n, ctypes.c_uint64) for n in ("what", "pc", "addr", "task", "text")]
 
 
-class _Area(ctypes.Structure):
-    _fields_ = [(n, ctypes.c_uint64) for n in ("addr", "size", "copy")]
-
-
 class _Bug(ctypes.Structure):
     _fields_ = [("pc", ctypes.c_uint64), ("flags", ctypes.c_uint64)]
 
@@ -109,6 +107,7 @@ _CONFIG: Final = (
     "cpu_stride",
     "work_max",
     "dead_arena",
+    "saved",
 )
 
 
@@ -159,19 +158,17 @@ class Image:
         self.path = path
         self.symbols = symbols
         self._keep: list[Any] = []
-        self._snapshot: Any = None
         self._load(path.read_bytes())
         self.config = self._array("septum_config", len(_CONFIG))
         self._configure()
         self.resume = self.function("septum_resume", 1)
         self.can = self.function("septum_can", 1)
         self.begin = self.function("septum_begin", 0)
-        self.clear_arenas = self.function("septum_clear_arenas", 0)
-        self.clear_folios = self.function("septum_clear_folios", 0)
         self.held_write = self.function("septum_held_write", 2)
-        self.hash = self.function("septum_hash", 3)
+        self.memory_hash = self.function("septum_memory_hash", 0)
         self._spawn = self.function("septum_spawn", 7)
-        self._copy = self.function("septum_copy", 3)
+        self._save = self.function("septum_save", 0)
+        self._restore = self.function("septum_restore", 0)
         self.exploring = ctypes.c_int.from_address(symbols["septum_exploring"])
         self.found_count = ctypes.c_uint64.from_address(symbols["septum_found_count"])
         self.found = (Found * 64).from_address(symbols["septum_found"])
@@ -204,6 +201,7 @@ class Image:
         _map(STACKS, STACK_SIZE * (TASKS + 1))
         _map(STRUCTS, STRUCTS_SIZE)
         _map(SHADOW, 0x1000_0000)
+        _map(SAVED, SAVED_SIZE)
 
     def _percpu(self, cpu: int) -> int:
         return (self.symbols["septum_percpu"] & -PAGE) + cpu * CPU_STRIDE
@@ -228,6 +226,7 @@ class Image:
             "cpu_stride": CPU_STRIDE,
             "work_max": WORK_MAX,
             "dead_arena": SHADOW + 0xC00_0000,
+            "saved": SAVED,
         }
         for n, name in enumerate(_CONFIG):
             self.config[n] = values[name]
@@ -241,6 +240,15 @@ class Image:
             ctypes.c_uint64.from_address(at).value = ARENA + n * ARENA_TASK
         self._bump_at = offset
         self._cpu_at = self.u64(self.symbols["septum_cpu_offset"])
+        regions = self._array("septum_regions", 2 * (2 + CPUS))
+        parts = [(image, values["image_end"] - image), (ARENA, values["arena_size"])]
+        parts += [(self._percpu(cpu), self._percpu_size()) for cpu in range(1, CPUS)]
+        for n, (start, length) in enumerate(parts):
+            regions[2 * n], regions[2 * n + 1] = start, length + PAGE - 1 & -PAGE
+        used = ctypes.c_uint64.from_address(self.symbols["septum_regions_used"])
+        used.value = len(parts)
+        self._hot = ctypes.c_uint64.from_address(self.symbols["septum_hot_used"])
+        self._hot_lost = ctypes.c_uint64.from_address(self.symbols["septum_hot_lost"])
         self._shared = (
             (values["shared_arena"], ARENA, ARENA + values["arena_size"]),
             (values["shared_image"], image, values["image_end"]),
@@ -338,51 +346,20 @@ class Image:
 
     # --- snapshots -----------------------------------------------------------------------
 
-    def areas(self) -> list[tuple[int, int]]:
-        """What the kernel's state is: (address, bytes)."""
-        start, end = self.symbols["septum_data"], self.symbols["septum_data_end"]
-        out = [(start, end - start)]
-        out += [(self._percpu(cpu), self._percpu_size()) for cpu in range(1, CPUS)]
-        used = self.bump(SEQUENTIAL) - (ARENA + SEQUENTIAL * ARENA_TASK)
-        out.append((ARENA + SEQUENTIAL * ARENA_TASK, used))
-        pfn = FIRST_PFN + SEQUENTIAL * (ARENA_TASK // PAGE)
-        out.append((VMEMMAP + pfn * STRUCT_PAGE, used // PAGE * STRUCT_PAGE))
-        folios = VMEMMAP + (GMEM_PFN + SEQUENTIAL * FOLIOS) * STRUCT_PAGE
-        out.append((folios, FOLIOS * STRUCT_PAGE))
-        blocks = self.u64(self.symbols["septum_blocks_used"])
-        out.append((self.symbols["septum_blocks"], blocks * 32))
-        return out
-
-    def hashed_areas(self) -> list[tuple[int, int]]:
-        """The areas of the snapshot (without the allocator's own records), and what tasks
-        allocated."""
-        areas = self.areas()[:-1]
-        for task in range(TASKS):
-            start = ARENA + task * ARENA_TASK
-            if self.bump(task) > start:
-                areas.append((start, self.bump(task) - start))
-        return areas
-
     def save(self) -> None:
         """Keep the present state as the one that `restore` goes back to."""
-        areas = self.areas()
-        copies = [ctypes.create_string_buffer(size) for _, size in areas]
-        table = (_Area * len(areas))()
-        for slot, (addr, size), copy in zip(table, areas, copies, strict=True):
-            slot.addr, slot.size, slot.copy = addr, size, ctypes.addressof(copy)
-        self._snapshot = (table, copies)
-        saved = ctypes.c_uint64.from_address(self.symbols["septum_saved_bump"])
-        saved.value = self.bump(SEQUENTIAL)
-        self._copy(ctypes.addressof(table), len(areas), 0)
+        self._save()
 
     def restore(self) -> None:
-        """Back to the saved state; what tasks allocated since is zero again."""
-        table, _ = self._snapshot
-        self.clear_arenas()
-        self.clear_folios()
-        self._copy(ctypes.addressof(table), len(table), 1)
+        """Back to the saved state.
+
+        :raises ImageError: executions write more memory than can be kept.
+        """
+        self._restore()
+        if self._hot_lost.value:
+            raise ImageError(f"executions write more than {SAVED_SIZE >> 20} MB of memory")
 
     @property
-    def saved_bytes(self) -> int:
-        """Size of a snapshot."""
-        return sum(area.size for area in self._snapshot[0]) if self._snapshot else 0
+    def hot_bytes(self) -> int:
+        """Memory that executions have written so far: the size of a snapshot."""
+        return self._hot.value * PAGE

@@ -175,16 +175,6 @@ static struct folio *new_folio(struct address_space *mapping, pgoff_t index)
 	return f;
 }
 
-/* Page structures of the tasks' guest memory back to zero, before a snapshot is restored. */
-void septum_clear_folios(void)
-{
-	int task;
-
-	for (task = 0; task < SEPTUM_TASKS; task++)
-		memset(pfn_to_page(septum_gmem_pfn + task * FOLIOS), 0,
-		       septum_folios[task] * sizeof(struct page));
-}
-
 /*
  * One step: find or make the page, with a reference.  Folio locks are not modelled: what runs
  * under them here (flags of the page) concerns nobody else (docs/kernel.md).

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Memory: string functions, blocks that know whether they are freed, RCU, and snapshots. */
+/* Memory: string functions, blocks that know whether they are freed, RCU. */
 #include "runtime.h"
 
-KEEP struct block septum_blocks[BLOCKS_MAX];
-u64 septum_blocks_used;
+VOLATILE struct block septum_blocks[BLOCKS_MAX];
+VOLATILE u64 septum_blocks_used;
 
 static struct block *block_of(u64 addr)
 {
@@ -188,37 +188,6 @@ void call_rcu(struct callback_head *head, void (*func)(struct callback_head *))
 	septum_exploring = exploring;
 }
 
-/* --- snapshots -------------------------------------------------------------------------------- */
-
-struct septum_area {
-	u64 addr, size, copy;
-};
-
-/* Both directions; `size` bytes each.  Called on the main stack with nobody running. */
-void septum_copy(struct septum_area *areas, u64 count, u64 restore)
-{
-	for (u64 i = 0; i < count; i++)
-		memcpy((void *)(restore ? areas[i].addr : areas[i].copy),
-		       (void *)(restore ? areas[i].copy : areas[i].addr), areas[i].size);
-}
-
-KEEP u64 septum_saved_bump; /* of the sequential task, when the snapshot was taken */
-
-/* What was allocated since the snapshot goes back to zero. */
-void septum_clear_arenas(void)
-{
-	for (u64 n = 0; n <= SEPTUM_TASKS; n++) {
-		u64 start = septum_config.arena + n * septum_config.arena_task;
-
-		if (n == SEPTUM_SEQUENTIAL)
-			start = septum_saved_bump;
-
-		if (septum_tasks[n].bump > start)
-			memset((void *)start, 0, septum_tasks[n].bump - start);
-		septum_tasks[n].bump = start;
-	}
-}
-
 /* A new execution: what the last one marked is forgotten. */
 void septum_begin(void)
 {
@@ -231,15 +200,4 @@ void septum_begin(void)
 		septum_epoch++;
 	}
 	septum_found_count = 0;
-}
-
-/* FNV-1a over 8-byte words. */
-u64 septum_hash(u64 addr, u64 size, u64 h)
-{
-	for (u64 at = addr; at + 8 <= addr + size; at += 8) {
-		h ^= *(u64 *)at;
-		h *= 0x100000001b3ul;
-		h ^= h >> 29;
-	}
-	return h;
 }

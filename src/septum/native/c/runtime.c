@@ -27,8 +27,8 @@ KEEP static u64 main_rsp;
 KEEP int septum_current;
 KEEP u64 septum_steps;
 
-struct task septum_tasks[SEPTUM_TASKS + 1];
-u64 septum_stamp;
+VOLATILE struct task septum_tasks[SEPTUM_TASKS + 1];
+VOLATILE u64 septum_stamp;
 u64 septum_rcu_word;
 
 

@@ -10,6 +10,7 @@ typedef septum_u32 u32;
 typedef septum_u64 u64;
 
 #define KEEP __attribute__((section(".septum_keep")))	/* not part of a snapshot */
+#define VOLATILE __attribute__((section(".septum_volatile")))	/* ... of a state's identity */
 
 enum { LIVE = 1, GRACE, FREED };
 
@@ -58,6 +59,7 @@ struct septum_config {
 	u64 cpu_stride;				/* distance of the per-CPU areas */
 	u64 work_max;
 	u64 dead_arena;				/* a u16 per granule: freed in which epoch */
+	u64 saved;				/* the start state's pages that were written since */
 };
 
 extern struct septum_config septum_config;
@@ -76,6 +78,11 @@ void septum_hook(u64 addr, u32 size, u64 type, u64 pc);
 int septum_granule(u64 addr, u64 write);
 void septum_enter_cpu(u64 cpu);
 void septum_judge_freed(u64 addr, u64 pc);
+int septum_warm(u64 addr);
+u64 septum_mix(u64 h, u64 value);
+u64 septum_memory_hash(void);
+void *memcpy(void *to, const void *from, u64 n);
+void *memset(void *p, int c, u64 n);
 struct lock_state *septum_lock_state(u64 addr);
 int septum_can_take(struct lock_state *l, int shared);
 

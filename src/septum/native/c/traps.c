@@ -11,7 +11,7 @@ struct septum_bug {
 KEEP struct septum_bug *septum_bugs_table;
 KEEP u64 septum_bugs_count;
 
-enum { REG_DI = 8, REG_DX = 12, REG_AX = 13, REG_SP = 15, REG_IP = 16, REG_FLAGS = 17 };
+enum { REG_DI = 8, REG_DX = 12, REG_AX = 13, REG_SP = 15, REG_IP = 16, REG_FLAGS = 17, REG_ERR = 19 };
 
 static void die_at(u64 *regs, const char *why)
 {
@@ -90,6 +90,8 @@ void septum_on_signal(int signal, void *info, void *context)
 	u64 pc = regs[REG_IP];
 	int length;
 
+	if (signal == 11 && (regs[REG_ERR] & 2) && septum_warm(*(u64 *)((char *)info + 16)))
+		return;
 	if (pc - septum_config.image > septum_config.image_end - septum_config.image &&
 	    pc - 0x60000000ul > 0x10000000ul) {
 		/* Not ours: the interpreter itself crashed. */

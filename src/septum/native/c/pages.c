@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Memory of the image as the explorer sees it: the start state, going back to it, states to go
+ * back to, and their identity.
+ *
+ * What a snapshot holds is write-protected when it is taken.  The first write to a page traps
+ * (septum_warm), its contents are kept, and from then on the page is *hot*: only hot pages are
+ * copied and hashed.  A page that was never written is as it was, so nothing is left out.
+ */
+#include "runtime.h"
+
+#define REGIONS_MAX 16
+#define HOT_MAX 4096
+#define PAGE 4096ul
+
+struct region {
+	u64 addr, size;
+};
+struct hot {
+	u64 addr, base; /* base: hash of the kept contents, once known */
+};
+
+KEEP struct region septum_regions[REGIONS_MAX];
+KEEP u64 septum_regions_used;
+KEEP static struct hot hot[HOT_MAX];
+KEEP u64 septum_hot_used;
+KEEP u64 septum_hot_lost; /* more pages than HOT_MAX were written */
+
+extern u8 septum_volatile[], septum_volatile_end[];
+
+static long protect(u64 addr, u64 size, long how)
+{
+	long result;
+
+	asm volatile("syscall" : "=a"(result) : "a"(10), "D"(addr), "S"(size), "d"(how)
+		     : "rcx", "r11", "memory");
+	return result;
+}
+
+static u8 *kept(u64 n)
+{
+	return (u8 *)septum_config.saved + n * PAGE;
+}
+
+/* A write to a protected page: keep it and let the write happen.  Called by the signal handler. */
+int septum_warm(u64 addr)
+{
+	u64 page = addr & -PAGE, n;
+
+	for (n = 0; n < septum_regions_used; n++)
+		if (page - septum_regions[n].addr < septum_regions[n].size)
+			break;
+	if (n == septum_regions_used)
+		return 0;
+	for (n = 0; n < septum_hot_used; n++)
+		if (hot[n].addr == page)
+			return 0; /* it is writable: another kind of fault */
+	if (septum_hot_used == HOT_MAX) {
+		septum_hot_lost = 1;
+	} else {
+		memcpy(kept(septum_hot_used), (void *)page, PAGE);
+		hot[septum_hot_used++] = (struct hot){ page, 0 };
+	}
+	protect(page, PAGE, 7);
+	return 1;
+}
+
+/* The present state is the start state.  Called on the main stack with nobody running. */
+void septum_save(void)
+{
+	septum_hot_used = septum_hot_lost = 0;
+	for (u64 n = 0; n < septum_regions_used; n++)
+		protect(septum_regions[n].addr, septum_regions[n].size, 5);
+}
+
+/* Memory may be written without being noticed. */
+void septum_unprotect(void)
+{
+	for (u64 n = 0; n < septum_regions_used; n++)
+		protect(septum_regions[n].addr, septum_regions[n].size, 7);
+}
+
+/* Back to the start state. */
+void septum_restore(void)
+{
+	for (u64 n = 0; n < septum_hot_used; n++)
+		memcpy((void *)hot[n].addr, kept(n), PAGE);
+}
+
+/* --- identity ---------------------------------------------------------------------------------- */
+
+static u64 mix(u64 h)
+{
+	h ^= h >> 32;
+	h *= 0xd6e8feb86659fd93ul;
+	h ^= h >> 29;
+	h *= 0xd6e8feb86659fd93ul;
+	return h ^ h >> 32;
+}
+
+u64 septum_mix(u64 h, u64 value)
+{
+	return mix((h ^ value) * 0x9e3779b97f4a7c15ul + (h << 7 | h >> 57));
+}
+
+static u64 hash_page(const u64 *p, u64 seed)
+{
+	u64 a = seed, b = seed ^ 0x9e3779b97f4a7c15ul, c = ~seed, d = seed << 1;
+
+	for (int i = 0; i < 512; i += 4) {
+		a = (a ^ p[i]) * 0x9fb21c651e98df25ul;
+		b = (b ^ p[i + 1]) * 0x9fb21c651e98df25ul;
+		c = (c ^ p[i + 2]) * 0x9fb21c651e98df25ul;
+		d = (d ^ p[i + 3]) * 0x9fb21c651e98df25ul;
+		a ^= a >> 31, b ^= b >> 31, c ^= c >> 31, d ^= d >> 31;
+	}
+	return mix(a + mix(b + mix(c + mix(d))));
+}
+
+/* What lies on pages that differ from the start state.  The runtime's own records of tasks,
+ * blocks and time stamps (`.septum_volatile`) are left to those who know what matters of them. */
+u64 septum_memory_hash(void)
+{
+	u64 sum = 0;
+
+	for (u64 n = 0; n < septum_hot_used; n++) {
+		struct hot *h = &hot[n];
+
+		if (h->addr - (u64)septum_volatile < (u64)(septum_volatile_end - septum_volatile))
+			continue;
+		if (!h->base)
+			h->base = hash_page((u64 *)kept(n), h->addr);
+		sum += hash_page((u64 *)h->addr, h->addr) - h->base;
+	}
+	return sum;
+}
