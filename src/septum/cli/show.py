@@ -14,17 +14,25 @@ from septum.cli.printing import mail_text, told
 from septum.cli.terminal import width
 from septum.report.chrome_trace import chrome_trace
 from septum.report.counterexample import reproduced, title
-from septum.report.dot import NoTrees, order_dot, trees_dot
+from septum.report.dot import order_dot, trees_dot
 from septum.report.html import Code, page
-from septum.scenarios.counterexample import Diverged, load, replay
+from septum.report.selftest import selftest
+from septum.scenarios.counterexample import Diverged, load, operation_starts, replay
 from septum.scenarios.result import Counterexample, Replay
+from septum.scenarios.suite import SCENARIOS
 
 __all__ = ["command"]
+
+
+def _selftest(ce: Counterexample, again: Replay) -> str:
+    return selftest(ce, again, SCENARIOS.get(ce.scenario), operation_starts(ce))
+
 
 _FORMATS: Final[dict[str, tuple[str, Callable[[Counterexample, Replay], str]]]] = {
     "chrome-trace": ("a trace for Perfetto and chrome://tracing", chrome_trace),
     "dot": ("both trees where the rule broke, for Graphviz", trees_dot),
     "dot-order": ("which step happens before which, for Graphviz", order_dot),
+    "selftest": ("the skeleton of a KVM selftest, in C", _selftest),
 }
 
 
@@ -70,10 +78,7 @@ def command(
         stories = [told(ce, again, path=str(file), code=code)]
         write_html(html, page(title(ce), told=stories, code=code))
     if form in _FORMATS:
-        try:
-            click.echo(_FORMATS[form][1](ce, again), nl=False)
-        except NoTrees as error:
-            raise click.UsageError(str(error)) from None
+        click.echo(_FORMATS[form][1](ce, again), nl=False)
         ctx.exit(0 if reproduced(ce, again) else 3)
     text = mail_text(
         ce,

@@ -235,7 +235,8 @@ def _body(kvm: Kvm, task: TaskSpec) -> Callable[[], None]:
 
     def body() -> None:
         try:
-            for call in calls:
+            for number, call in enumerate(calls):
+                kvm.m.emit("operation", task.name, number)
                 call()
         except Exception as error:
             if kvm.m.dead:

@@ -26,6 +26,7 @@ __all__ = [
     "Diverged",
     "label",
     "load",
+    "operation_starts",
     "rebuild",
     "record",
     "replay",
@@ -310,6 +311,21 @@ def states_along(built: Built | BuiltProtocol, policy: Policy) -> dict[int, Any]
     machine.listeners.append(listen)
     built.program.run((), None, policy)
     return kept
+
+
+def operation_starts(ce: Counterexample) -> dict[tuple[str, int], int]:
+    """(task, number of its operation) -> how many steps of all tasks precede its code."""
+    built = rebuild(ce)
+    machine = built.machine
+    starts: dict[tuple[str, int], int] = {}
+
+    def listen(what: str, args: tuple[Any, ...]) -> None:
+        if what == "operation":
+            starts[args] = len(machine.log)
+
+    machine.listeners.append(listen)
+    built.program.run(list(ce.decisions), None)
+    return starts
 
 
 def _other_version(ce: Counterexample) -> str:
