@@ -59,7 +59,7 @@ _TEST_REPORTS = {"ktap": ktap, "junit": junit}
 @click.option("--from", "near", type=INPUT, help="Search near the counterexample in this file.")
 @click.option(
     "--save",
-    type=click.Path(path_type=Path),
+    type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
     help="Write counterexamples to DIR (default: the user's cache; with --expect, nowhere).",
 )
@@ -108,6 +108,7 @@ def command(
     3: inconclusive; 2: wrong usage; 130: interrupted.
     """
     options = explorer(**search)
+    reviewed = None if expected is None else expect.load(expected)
     places = Places(jobs, cluster, campaign, words_of(ctx))
     if near is not None:
         if positional or designs or scenarios or expected or campaign:
@@ -124,14 +125,11 @@ def command(
     if save is not None or expected is None:
         files = save_all(results, save or default_directory())
     differences: list[str] | None = None
-    if expected is not None:
-        reviewed = expect.load(expected)
+    if reviewed is not None:
         if positional or designs or scenarios or outcome.interrupted:
             wanted = {(r.design, r.scenario) for r in results}
             reviewed = {key: row for key, row in reviewed.items() if key in wanted}
         differences = expect.compare(results, reviewed)
-    if html is not None:
-        write_html(html, html_page(results, files, outcome.seconds))
     if form == "json":
         click.echo(
             dump(
@@ -157,6 +155,8 @@ def command(
         click.echo(summary_line(results, outcome.seconds))
         if differences is not None:
             click.echo("\n".join(difference_lines(differences, str(expected))))
+    if html is not None:  # last: what cannot be written must not cost the verdicts
+        write_html(html, html_page(results, files, outcome.seconds))
     _end(ctx, outcome, places, differences)
 
 

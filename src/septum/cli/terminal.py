@@ -33,10 +33,13 @@ _STYLES: dict[str, dict[str, str | bool]] = {
 }
 
 
-def colour(stream: TextIO) -> bool:
-    """Whether ``stream`` shall get colour."""
+def colour(stream: TextIO | None) -> bool:
+    """Whether ``stream`` shall get colour; None is one that the caller has closed."""
     return (
-        stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "") != "dumb"
+        stream is not None
+        and stream.isatty()
+        and not os.environ.get("NO_COLOR")
+        and os.environ.get("TERM", "") != "dumb"
     )
 
 
