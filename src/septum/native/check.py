@@ -66,6 +66,7 @@ def load_built(image: Path, tree: str, scenario: Scenario, name: str) -> NativeB
 def explore(built: NativeBuilt, options: Options) -> tuple[SearchResult, int, float]:
     """Search until a search finds no more words that tasks share; the search, how many
     were begun in vain, and its processor seconds."""
+    built.program.use_engine(built.plans)
     built.program.warm_up()
     for restart in range(_RESTARTS):
         begun = process_time()

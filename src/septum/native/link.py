@@ -24,7 +24,10 @@ RUNTIME_FLAGS: Final = (
     *("-fno-stack-protector", "-fcf-protection=none", "-fomit-frame-pointer"),
     *("-Wall", "-Wextra", "-Wno-unused-parameter"),
 )
-_RUNTIME: Final = ("runtime.c", "memory.c", "pages.c", "locks.c", "traps.c")
+_RUNTIME: Final = (
+    *("runtime.c", "memory.c", "pages.c", "locks.c", "traps.c"),
+    *("ledger.c", "answers.c", "engine.c", "batch.c"),
+)
 _WRAPPED: Final = (
     "tdx_get_sysinfo",
     "tdx_guest_keyid_alloc",
