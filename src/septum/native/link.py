@@ -85,7 +85,7 @@ def link(build: Kbuild, objects: Sequence[Path], out: Path) -> Path:
 def _glue(build: Kbuild, out: Path) -> list[Path]:
     flags = probe(build, out)
     made = []
-    names = ("kernel", "files", "kvm")
+    names = ("kernel", "files", "arch", "vcpu", "setup", "operations", "fields")
     with ThreadPoolExecutor(len(names)) as pool:
         problems = pool.map(
             lambda n: build.compile(CODE / f"{n}.c", out / f"{n}.raw.o", *flags), names
