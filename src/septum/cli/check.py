@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from septum.cli.names import complete_design, complete_scenario
+from septum.cli.names import complete_design, design_option, scenario_option
 from septum.cli.options import (
     INPUT,
     explorer,
@@ -37,24 +37,8 @@ _TEST_REPORTS = {"ktap": ktap, "junit": junit}
 
 @click.command("check")
 @click.argument("positional", metavar="[DESIGN|FILE]...", nargs=-1, shell_complete=complete_design)
-@click.option(
-    "--design",
-    "-d",
-    "designs",
-    multiple=True,
-    metavar="NAME|FILE",
-    help="A design.",
-    shell_complete=complete_design,
-)
-@click.option(
-    "--scenario",
-    "-s",
-    "scenarios",
-    multiple=True,
-    metavar="NAME",
-    help="A scenario.",
-    shell_complete=complete_scenario,
-)
+@design_option
+@scenario_option
 @click.option("--expect", "expected", type=INPUT, help="Compare with reviewed verdicts.")
 @click.option("--from", "near", type=INPUT, help="Search near the counterexample in this file.")
 @click.option(

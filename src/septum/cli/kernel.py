@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from septum.cli.errors import Problem
+from septum.cli.names import scenario_option
 from septum.cli.options import DURATION, explorer, format_option, search_options
 from septum.cli.running import default_directory, save_all
 from septum.cli.terminal import painter, width
@@ -92,7 +93,7 @@ def build_command(tree: Path, clean: bool) -> None:
 
 @command.command("check")
 @TREE
-@click.option("--scenario", "-s", "scenarios", multiple=True, metavar="NAME", help="A scenario.")
+@scenario_option
 @click.option(
     "--save",
     type=click.Path(path_type=Path),
@@ -160,7 +161,7 @@ def check_command(
 @command.command("diff")
 @TREE
 @click.argument("design", default="v7.3")
-@click.option("--scenario", "-s", "scenarios", multiple=True, metavar="NAME", help="A scenario.")
+@scenario_option
 @click.option("--budget", type=DURATION, default=60.0, help="Stop a search after that time.")
 @click.pass_context
 def diff_command(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 import click
 
@@ -17,7 +17,7 @@ from septum.report.layout import WIDTH, Paint, plain
 
 __all__ = ["colour", "painter", "width"]
 
-_STYLES: dict[str, dict[str, str | bool]] = {
+_STYLES: dict[str, dict[str, Any]] = {
     "violated": {"fg": "red", "bold": True},
     "holds": {"fg": "green"},
     "bounded": {"fg": "yellow"},
@@ -50,7 +50,7 @@ def painter() -> Paint:
 
     def paint(kind: str, text: str) -> str:
         style = _STYLES.get(kind)
-        return click.style(text, **style) if style else text  # type: ignore[arg-type]
+        return click.style(text, **style) if style else text
 
     return paint
 
