@@ -14,14 +14,20 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from septum.explore import Options
 from septum.native.build import build
-from septum.native.check import check_row
+from septum.native.code import Code
 from septum.native.errors import BuildError
 from septum.native.kbuild import Kbuild
+from septum.native.subject import KernelSubject
+from septum.native.tree import read_tree
+from septum.scenarios.result import CheckResult
+from septum.scenarios.rows import make
+from septum.scenarios.scheduling import run_rows
 from septum.scenarios.suite import find
 
 TDP = "arch/x86/kvm/mmu/tdp_mmu.c"
@@ -124,12 +130,19 @@ def seed(fault: Fault, work: Kbuild, image: Path, scratch: Path) -> Path:
     return out
 
 
+def check(code: Code, scenario: str, options: Options) -> CheckResult:
+    """One row, until its first finding."""
+    row = make(code.name, find(scenario), options, subject=KernelSubject(code))
+    ((_, result),) = run_rows([row])
+    return result
+
+
 def main(arguments: Sequence[str]) -> int:
     tree = Path(arguments[0])
     seconds = float(arguments[1]) if len(arguments) > 1 else 20.0
     wanted = set(arguments[2:])
-    made = build(tree)
-    work = Kbuild(made.tree, made.image.parent.parent / "o", lambda _: None)
+    made = build(tree).code
+    work = Kbuild(read_tree(tree), made.image.parent.parent / "o", lambda _: None)
     found = total = 0
     for fault in FAULTS:
         if wanted and fault.name not in wanted:
@@ -144,15 +157,14 @@ def main(arguments: Sequence[str]) -> int:
             said = "MISSED"
             for name in fault.scenarios:
                 options = Options(budget_s=seconds, first=True)
-                row = check_row(image, str(made.tree.path), fault.name, find(name), options)
-                result = row.result
+                result = check(replace(made, name=fault.name, image=image), name, options)
                 if result.verdict in ("violated", "error"):
                     rule = result.finding.rule if result.finding else result.note[:80]
                     said = f"found: {rule} in {name}, {result.executions} executions"
                     found += 1
                     break
         print(f"{fault.name:26} {said}", flush=True)
-    print(f"{found} of {total} faults found, Linux {made.tree.version}")
+    print(f"{found} of {total} faults found, Linux {made.version}")
     return 0 if found == total else 1
 
 

@@ -3,18 +3,29 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
 
 import pytest
-from native_rig import Rig
+from native_rig import Rig, compile_fixture
 
-from septum.explore import Options
+from septum.explore import Options, search
 from septum.machine import Decision, Policy
 
 pytestmark = pytest.mark.skipif(
     any(shutil.which(tool) is None for tool in ("gcc", "ld", "nm", "addr2line")),
     reason="gcc and binutils are needed: apt install gcc binutils",
 )
+
+
+@pytest.fixture(scope="session")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    if os.uname().machine != "x86_64":
+        pytest.skip("images are x86-64 code")
+    made = Rig(compile_fixture(tmp_path_factory.mktemp("native")))
+    yield made
+    made.lines.close()
 
 
 def finals(reached: set[str]) -> set[str]:
@@ -137,3 +148,18 @@ def test_every_execution_begins_from_the_saved_memory(rig: Rig) -> None:
     rig.image.restore()
     assert (rig.value("x"), rig.value("flag")) == (0, 0)
     assert rig.image.u64(rig.value("object") + 16) == 5
+
+
+def test_scheduling_points_are_carried_to_another_search(rig: Rig) -> None:
+    """By names; with those of another search, what this one learned is forgotten."""
+    program = rig.program("increment", "increment", final=("x",))
+    program.know(())
+    assert program.words() == ()
+    program.warm_up()
+    learned = program.words()
+    assert "x+0" in learned
+    program.know(())
+    assert program.words() == ()
+    program.know((*learned, "no such symbol+8", "x"))
+    assert program.words() == learned
+    assert search(program, Options()).complete, "nothing more is found"

@@ -3,34 +3,38 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import click
 
+from septum.cli.again import progress
 from septum.cli.errors import Problem
-from septum.cli.names import scenario_option
-from septum.cli.options import DURATION, explorer, format_option, search_options
-from septum.cli.running import default_directory, save_all
-from septum.cli.terminal import painter, width
+from septum.cli.names import complete_scenario
+from septum.cli.options import (
+    DURATION,
+    INPUT,
+    campaign_option,
+    explorer,
+    search_options,
+    words_of,
+)
+from septum.cli.output import Output, output_options
+from septum.cli.running import Outcome, Places, default_scenarios, run
 from septum.designs import lookup
 from septum.explore import Options
-from septum.kvm.monitors import MONITORS
 from septum.native.build import Built, build
-from septum.native.check import KernelRow, check_row
+from septum.native.code import Code
 from septum.native.diff import compare_scenario, operation_scenarios
 from septum.native.errors import BuildError
-from septum.report.counterexample import counterexample_text
-from septum.report.documents import check_document, dump
-from septum.report.fold import BUDGET
-from septum.report.layout import WIDTH
-from septum.report.verdicts import exit_code, summary_line, verdict_table
+from septum.native.replay import search_near
+from septum.native.subject import KernelSubject
+from septum.report.layout import command as command_lines
+from septum.report.layout import number
+from septum.scenarios.counterexample import load
 from septum.scenarios.model import Scenario
-from septum.scenarios.suite import SCENARIOS, find
+from septum.scenarios.suite import find
 
 __all__ = ["command"]
 
@@ -53,24 +57,12 @@ def command() -> None:
     """
 
 
-def _build(tree: Path, clean: bool) -> Built:
-    shown = ""
-
-    def progress(what: str) -> None:
-        nonlocal shown
-        if sys.stderr.isatty():
-            click.echo(f"\r{what:<{len(shown)}}", nl=False, err=True)
-            shown = what
-
+def _build(tree: Path, clean: bool = False) -> Built:
     try:
-        made = build(tree, clean=clean, progress=progress)
+        with progress() as tell:
+            return build(tree, clean=clean, progress=tell)
     except BuildError as error:
-        if shown:
-            click.echo(err=True)
         raise Problem(str(error)) from None
-    if shown:
-        click.echo(f"\r{' ' * len(shown)}\r", nl=False, err=True)
-    return made
 
 
 @command.command("build")
@@ -85,24 +77,26 @@ def build_command(tree: Path, clean: bool) -> None:
     if made.seconds:
         total = sum(made.seconds.values())
         parts = ", ".join(f"{what} {seconds:.1f}s" for what, seconds in made.seconds.items())
-        click.echo(f"Linux {made.tree.version}: built in {total:.1f}s ({parts})")
+        click.echo(f"Linux {made.code.version}: built in {total:.1f}s ({parts})")
     else:
-        click.echo(f"Linux {made.tree.version}: built before, and nothing has changed")
-    click.echo(str(made.image))
+        click.echo(f"Linux {made.code.version}: built before, and nothing has changed")
+    click.echo(str(made.code.image))
 
 
 @command.command("check")
 @TREE
-@scenario_option
 @click.option(
-    "--save",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Write counterexamples to DIR (default: the user's cache).",
+    "--scenario",
+    "-s",
+    "scenarios",
+    multiple=True,
+    metavar="NAME",
+    help="A scenario.",
+    shell_complete=complete_scenario,
 )
-@click.option("--tables/--no-tables", default=True, help="Print each interleaving.")
-@click.option("--wide", is_flag=True, help="Every count, not bound to 78 columns.")
-@format_option()
+@click.option("--from", "near", type=INPUT, help="Search near the counterexample in this file.")
+@output_options
+@campaign_option
 @search_options
 @click.pass_context
 def check_command(
@@ -110,10 +104,9 @@ def check_command(
     /,
     tree: Path,
     scenarios: tuple[str, ...],
-    save: Path | None,
-    tables: bool,
-    wide: bool,
-    form: str,
+    near: Path | None,
+    campaign: Path | None,
+    jobs: int,
     **search: Any,
 ) -> None:
     """Explore TREE's C code in scenarios and judge every step.
@@ -121,47 +114,80 @@ def check_command(
     Without -s: every default scenario.  A scenario whose operations the compiled kernel
     does not offer is n/a.
 
-    Exit status 0: everything holds; 1: a rule broke; 3: inconclusive; 2: wrong usage or a
-    tree that cannot be built; 130: interrupted.
+    Exit status 0: everything holds (or, with --expect, is as reviewed); 1: a rule broke;
+    3: inconclusive; 2: wrong usage or a tree that cannot be built; 130: interrupted.
     """
-    chosen = _chosen(scenarios)
-    options = _options(search)
-    made = _build(tree, False)
-    begun = perf_counter()
-    rows: list[KernelRow] = []
-    interrupted = False
-    try:
-        for n, scenario in enumerate(chosen):
-            _tell(f"{n}/{len(chosen)} {scenario.name}")
-            rows.append(check_row(made.image, str(made.tree.path), made.name, scenario, options))
-    except KeyboardInterrupt:
-        interrupted = True
-    _tell("")
-    results = [row.result for row in rows]
-    files = save_all(results, save or default_directory())
-    seconds = perf_counter() - begun
-    if form == "json":
-        document = check_document(results, seconds=seconds, files=files, interrupted=interrupted)
-        click.echo(dump(document), nl=False)
+    output = Output.taken_from(search)
+    params = _params(search)
+    options = explorer(**search)
+    names = [find(name).name for name in dict.fromkeys(scenarios)] or default_scenarios()
+    places = Places(jobs, None, campaign, ["kernel", *words_of(ctx)])
+    if near is not None:
+        if scenarios or output.expected or campaign:
+            raise click.UsageError("--from names the scenario itself: give nothing else")
+        outcome = _near(near, _build(tree).code, options)
     else:
-        if tables:
-            _print_tables(rows, files)
-        click.echo(
-            verdict_table(results, files=files, width=width(wide), wide=wide, paint=painter()),
-            nl=False,
+        code = _build(tree).code
+        outcome = run(
+            [(code.name, name) for name in names],
+            places=places,
+            options=options,
+            params=params,
+            force=False,
+            subject=KernelSubject(code),
         )
-        click.echo(summary_line(results, seconds))
-    if interrupted:
-        left = [s.name for s in chosen[len(rows) :]]
-        click.echo(f"Interrupted; to check what is left: -s {' -s '.join(left)}", err=True)
-        ctx.exit(130)
-    ctx.exit(exit_code(results))
+    ctx.exit(
+        output.tell(outcome, named=bool(scenarios), after=lambda: _go_on(ctx, outcome, places))
+    )
+
+
+def _params(search: dict[str, Any]) -> dict[str, int | str]:
+    """The scenarios' parameters; what means nothing for compiled code is refused."""
+    params = dict(search.pop("params"))
+    if str(search["memory_model"]).lower() != "sc":
+        raise click.UsageError("--memory-model tso: compiled code is explored under sc only")
+    if search.pop("cluster") is not None:
+        raise click.UsageError("--cluster: the image is on this machine only: give -j N")
+    if search.pop("force"):
+        raise click.UsageError("--force: what is n/a here has no code that could be run")
+    for name in params:
+        if name in ("bits", "levels"):
+            raise click.UsageError(
+                f"-p {name}: the compiled kernel's tables have the hardware's shape"
+            )
+        if name == "yields":
+            raise click.UsageError("-p yields: the compiled kernel does not reschedule here")
+    return params
+
+
+def _near(file: Path, code: Code, options: Options) -> Outcome:
+    ce = load(file)
+    if not ce.kernel:
+        raise click.UsageError(f"{file}: found in a Python design: septum check --from {file}")
+    if options.strategy == "bounded":
+        raise click.UsageError("--from knows no bound on preemptions: give another strategy")
+    row = search_near(ce, code, options)
+    return Outcome([row], row.seconds, [])
+
+
+def _go_on(ctx: click.Context, outcome: Outcome, places: Places) -> list[str]:
+    """After Ctrl-C: how to check what is left."""
+    rows = number(len(outcome.left), "row")
+    if places.campaign is not None:
+        said = f"Interrupted: {rows} left.  To go on where it stopped:"
+        return [said, *command_lines(["septum", *places.words])]
+    ctx.params["scenarios"] = ()
+    words = [*words_of(ctx)]
+    for _, scenario in outcome.left:
+        words += ["-s", scenario]
+    said = f"Interrupted: {rows} left (--campaign DIR keeps what was done).  To check them:"
+    return [said, *command_lines(["septum", "kernel", *words])]
 
 
 @command.command("diff")
 @TREE
 @click.argument("design", default="v7.3")
-@scenario_option
+@click.option("--scenario", "-s", "scenarios", multiple=True, metavar="NAME", help="A scenario.")
 @click.option("--budget", type=DURATION, default=60.0, help="Stop a search after that time.")
 @click.pass_context
 def diff_command(
@@ -175,14 +201,14 @@ def diff_command(
     Exit status 0: equal; 1: a difference; 3: a search was not complete; 2: wrong usage.
     """
     lookup(design)
-    made = _build(tree, False)
-    chosen = _chosen(scenarios) if scenarios else [*operation_scenarios(), *_chosen(())]
+    code = _build(tree).code
+    names = scenarios or default_scenarios()
+    chosen: list[Scenario] = [] if scenarios else list(operation_scenarios())
+    chosen += [find(name) for name in dict.fromkeys(names)]
     differ = incomplete = 0
     for scenario in chosen:
         _tell(scenario.name)
-        found = compare_scenario(
-            made.image, str(made.tree.path), made.name, design, scenario, Options(budget_s=budget)
-        )
+        found = compare_scenario(code, design, scenario, Options(budget_s=budget))
         differ += bool(found.text)
         incomplete += not found.complete
         said = found.note or f"equal, {found.states} settled states"
@@ -195,41 +221,6 @@ def diff_command(
     ctx.exit(1 if differ else 3 if incomplete else 0)
 
 
-def _options(search: Mapping[str, Any]) -> Options:
-    """The explorer's options; those of `septum check` that mean nothing here are refused."""
-    if str(search.get("memory_model", "sc")).lower() != "sc":
-        raise click.UsageError("--memory-model tso: compiled code is explored under sc only")
-    if search.get("params"):
-        raise click.UsageError("-p: the compiled kernel's tables have the hardware's shape")
-    known = inspect.signature(explorer).parameters
-    return explorer(**{k: v for k, v in search.items() if k in known and k != "memory_model"})
-
-
-def _chosen(names: Sequence[str]) -> list[Scenario]:
-    if names:
-        return [find(name) for name in dict.fromkeys(names)]
-    return [s for s in SCENARIOS.values() if s.default]
-
-
 def _tell(what: str) -> None:
     if sys.stderr.isatty():
         click.echo(f"\r{what:<60}\r", nl=False, err=True)
-
-
-def _print_tables(rows: Sequence[KernelRow], files: dict[tuple[str, str], str]) -> None:
-    for row in rows:
-        ce = row.result.counterexample
-        if ce is None or row.replay is None:
-            continue
-        text = counterexample_text(
-            ce,
-            row.replay,
-            story=SCENARIOS.get(ce.scenario),
-            rule=MONITORS.get(ce.finding.rule),
-            doc="the tree's own C code",
-            width=WIDTH,
-            budget=BUDGET,
-            sources=True,
-            paint=painter(),
-        )
-        click.echo(f"{text}\n{'=' * WIDTH}\n")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from septum.cli.again import replay
 from septum.cli.running import file_name
 from septum.cli.terminal import painter
 from septum.designs import lookup
@@ -25,7 +26,6 @@ from septum.report.html import Code, Told, page, story
 from septum.report.layout import WIDTH, Paint, plain
 from septum.report.listing import first_sentence
 from septum.report.verdicts import summary_line
-from septum.scenarios.counterexample import replay
 from septum.scenarios.protocols import find_protocol, is_protocol_row
 from septum.scenarios.result import CheckResult, Counterexample, Replay
 from septum.scenarios.suite import SCENARIOS
@@ -77,6 +77,8 @@ def _rule(ce: Counterexample) -> Rule | None:
 
 
 def _doc(ce: Counterexample) -> str:
+    if ce.kernel:
+        return f"the kernel's own C code, content {ce.kernel['content'][:12]}"
     if is_protocol_row(ce.scenario):
         return find_protocol(ce.design, ce.scenario).doc
     return first_sentence(lookup(ce.design).doc)
@@ -91,7 +93,7 @@ def print_counterexamples(
             path = files.get((r.design, r.scenario), "")
             for ce in (r.counterexample, *r.others):
                 own = str(Path(path).parent / file_name(ce)) if path else ""
-                text = mail_text(ce, replay(ce, states=True), path=own)
+                text = mail_text(ce, replay(ce), path=own)
                 click.echo(f"{text}\n{'=' * WIDTH}\n")
 
 
@@ -122,7 +124,7 @@ def html_page(
     stories = [
         told(
             r.counterexample,
-            replay(r.counterexample, states=True),
+            replay(r.counterexample),
             path=files.get((r.design, r.scenario), ""),
             code=code,
         )

@@ -31,6 +31,7 @@ from septum.scenarios.crew import Crew, ProcessCrew
 from septum.scenarios.protocols import is_protocol_row, protocols
 from septum.scenarios.result import CheckResult, Counterexample
 from septum.scenarios.rows import INTERRUPTED, conclude, make
+from septum.scenarios.subject import Subject
 from septum.scenarios.suite import SCENARIOS, find
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "Outcome",
     "Places",
     "default_directory",
+    "default_scenarios",
     "file_name",
     "go_on",
     "run",
@@ -107,11 +109,12 @@ def select_rows(designs: Sequence[str], scenarios: Sequence[str]) -> list[Row]:
         return [*known, *product(DEFAULT_DESIGNS, rest)]
     for design in designs:
         lookup(design)
-    chosen = named or _default_scenarios()
+    chosen = named or default_scenarios()
     return list(product(dict.fromkeys(designs), chosen))
 
 
-def _default_scenarios() -> list[str]:
+def default_scenarios() -> list[str]:
+    """Those that are checked without -s."""
     return [s.name for s in SCENARIOS.values() if s.default]
 
 
@@ -122,9 +125,11 @@ def run(
     options: Options,
     params: Mapping[str, Any],
     force: bool,
+    subject: Subject | None = None,
 ) -> Outcome:
     """Check the rows.
 
+    :param subject: what is explored instead of designs.
     :raises BadCampaign, NoCluster: with what to do.
     """
     finished: dict[int, CheckResult] = {}
@@ -133,7 +138,7 @@ def run(
     interrupted = False
     with (
         _crew(places) as crew,
-        _campaign(rows, places, options, params, force) as store,
+        _campaign(rows, places, options, params, force, subject) as store,
         watch(rows) as told,
     ):
         for row in store.again if store is not None else ():
@@ -149,6 +154,7 @@ def run(
                 options=options,
                 params=params,
                 force=force,
+                subject=subject,
                 crew=crew,
                 store=store,
                 progress=tell,
@@ -166,7 +172,9 @@ def run(
         for n, found in partial.items():
             if n not in finished:
                 found.bounds_hit = [*found.bounds_hit, INTERRUPTED]
-                finished[n] = conclude(make(*rows[n], options, params, force=force), found)
+                finished[n] = conclude(
+                    make(*rows[n], options, params, force=force, subject=subject), found
+                )
     results = [finished[n] for n in sorted(finished)]
     return Outcome(results, perf_counter() - begun, left)
 
@@ -189,13 +197,18 @@ def _crew(places: Places) -> Iterator[Crew | None]:
 
 @contextmanager
 def _campaign(
-    rows: Sequence[Row], places: Places, options: Options, params: Mapping[str, Any], force: bool
+    rows: Sequence[Row],
+    places: Places,
+    options: Options,
+    params: Mapping[str, Any],
+    force: bool,
+    subject: Subject | None,
 ) -> Iterator[Campaign | None]:
     if places.campaign is None:
         yield None
         return
     facts = {"options": asdict(options), "params": dict(params), "force": force}
-    made = [make(*row, options, params, force=force) for row in rows]
+    made = [make(*row, options, params, force=force, subject=subject) for row in rows]
     campaign = Campaign(places.campaign, facts, made)
     try:
         campaign.note("command", list(places.words))
@@ -228,7 +241,7 @@ def go_on(outcome: Outcome, places: Places = HERE) -> list[str]:
         lines += command(["septum", "check", *files])
     for names, designs in groups.items():
         words = [word for design in designs for word in ("-d", design)]
-        if list(names) != _default_scenarios():
+        if list(names) != default_scenarios():
             words += [word for name in names for word in ("-s", name)]
         lines += command(["septum", "check", *words])
     return lines

@@ -9,6 +9,7 @@ from typing import Final
 
 import click
 
+from septum.cli.again import kernel_option, replay
 from septum.cli.options import INPUT, html_option, write_html
 from septum.cli.printing import mail_text, told
 from septum.cli.terminal import width
@@ -17,7 +18,7 @@ from septum.report.counterexample import reproduced, title
 from septum.report.dot import order_dot, trees_dot
 from septum.report.html import Code, page
 from septum.report.selftest import selftest
-from septum.scenarios.counterexample import Diverged, load, operation_starts, replay
+from septum.scenarios.counterexample import Diverged, load, operation_starts
 from septum.scenarios.result import Counterexample, Replay
 from septum.scenarios.suite import SCENARIOS
 
@@ -42,6 +43,7 @@ _FORMATS: Final[dict[str, tuple[str, Callable[[Counterexample, Replay], str]]]] 
 @click.option("--states", is_flag=True, help="Show what each step changed in the tables.")
 @click.option("--wide", is_flag=True, help="Use the terminal's width; name source lines.")
 @html_option
+@kernel_option
 @click.option(
     "--format",
     "form",
@@ -61,6 +63,7 @@ def command(
     states: bool,
     wide: bool,
     html: Path | None,
+    tree: Path | None,
     form: str,
 ) -> None:
     """Run the counterexample in FILE again and print it.
@@ -69,7 +72,7 @@ def command(
     """
     ce = load(file)
     try:
-        again = replay(ce, states=True)
+        again = replay(ce, tree=tree, file=str(file))
     except Diverged as error:
         click.echo(f"septum: {file}: stale: {error}", err=True)
         ctx.exit(3)

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import click
 
+from septum.cli.again import kernel_option, replay
 from septum.cli.errors import Problem
 from septum.cli.options import INPUT
 from septum.cli.printing import told
 from septum.report.html import Code
 from septum.report.recording_story import recording_story, window
 from septum.report.walk import StoryWalk, Walk
-from septum.scenarios.counterexample import Diverged, load, replay
+from septum.scenarios.counterexample import Diverged, load
 from septum.trace.replay import follow
 from septum.trace.watch import Row, Watch
 
@@ -25,8 +26,9 @@ _AROUND = 5_000  # changes of a recording before and after the one to begin at
 @click.command("step")
 @click.argument("file", type=INPUT)
 @click.option("--line", type=click.IntRange(min=1), help="Of a recording: begin there.")
+@kernel_option
 @click.pass_context
-def command(ctx: click.Context, /, file: Path, line: int | None) -> None:
+def command(ctx: click.Context, /, file: Path, line: int | None, tree: Path | None) -> None:
     """Walk through the counterexample or the recording in FILE, forward and back.
 
     Trees, locks and code stand beside each step; b sets a breakpoint on a GFN, an object,
@@ -38,7 +40,7 @@ def command(ctx: click.Context, /, file: Path, line: int | None) -> None:
     except ModuleNotFoundError:
         raise Problem("step needs Textual: pip install 'septum[tui]'") from None
     try:
-        walk = recording_walk(file, line) if _is_recording(file) else story_walk(file)
+        walk = recording_walk(file, line) if _is_recording(file) else story_walk(file, tree)
     except Diverged as error:
         click.echo(f"septum: {file}: stale: {error}", err=True)
         ctx.exit(3)
@@ -51,15 +53,16 @@ def _is_recording(file: Path) -> bool:
         return not stream.read(64).lstrip().startswith(b"{")
 
 
-def story_walk(file: Path) -> Walk:
+def story_walk(file: Path, tree: Path | None = None) -> Walk:
     """The counterexample in ``file``.
 
+    :param tree: the kernel tree to run compiled code from.
     :raises BadCounterexample: it cannot be read.
     :raises Diverged: the program no longer follows it.
     """
     ce = load(file)
     code = Code()
-    story = told(ce, replay(ce, states=True), path=str(file), code=code)
+    story = told(ce, replay(ce, tree=tree, file=str(file)), path=str(file), code=code)
     title = f"{ce.design} breaks {ce.finding.rule} in {ce.scenario}"
     return StoryWalk(title, story.data, code.blocks)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from typing import Any, TextIO
+from typing import TextIO
 
 import click
 
@@ -17,7 +17,7 @@ from septum.report.layout import WIDTH, Paint, plain
 
 __all__ = ["colour", "painter", "width"]
 
-_STYLES: dict[str, dict[str, Any]] = {
+_STYLES: dict[str, dict[str, str | bool]] = {
     "violated": {"fg": "red", "bold": True},
     "holds": {"fg": "green"},
     "bounded": {"fg": "yellow"},
@@ -33,13 +33,10 @@ _STYLES: dict[str, dict[str, Any]] = {
 }
 
 
-def colour(stream: TextIO | None) -> bool:
-    """Whether ``stream`` shall get colour; None is one that the caller has closed."""
+def colour(stream: TextIO) -> bool:
+    """Whether ``stream`` shall get colour."""
     return (
-        stream is not None
-        and stream.isatty()
-        and not os.environ.get("NO_COLOR")
-        and os.environ.get("TERM", "") != "dumb"
+        stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "") != "dumb"
     )
 
 
@@ -50,7 +47,7 @@ def painter() -> Paint:
 
     def paint(kind: str, text: str) -> str:
         style = _STYLES.get(kind)
-        return click.style(text, **style) if style else text
+        return click.style(text, **style) if style else text  # type: ignore[arg-type]
 
     return paint
 

@@ -176,11 +176,18 @@ class Frontier:
         self.found.bounds_hit = sorted({*self.found.bounds_hit, why})
         self.found.complete = False
 
+    def learned(self, words: tuple[str, ...]) -> None:
+        """The program has more scheduling points than was known: begin again."""
+        self._again()
+        self.found.words = tuple(sorted({*self.found.words, *words}))
+
     def _again(self) -> None:
-        """The first choice came up when the search was shared already: begin again, alone."""
+        """What was explored does not count (the first choice came up when the search was
+        shared already, ...): begin again."""
         self.nodes.clear()
         self.tasks = deque([Task(Branch())])
-        self.found = SearchResult(self.found.strategy, seconds=self.found.seconds)
+        known = self.found
+        self.found = SearchResult(known.strategy, seconds=known.seconds, words=known.words)
         self.guesses = Guesses()
         self._allow()
 

@@ -52,6 +52,7 @@ class SearchResult:
     :ivar folded: whether some retry was folded into an await.
     :ivar bounds_hit: why the search is not complete.
     :ivar expected: executions in all, from about .. to (0, 0: nothing is known).
+    :ivar words: what had to be scheduled, where a program learns it (compiled code).
     """
 
     strategy: str
@@ -67,6 +68,7 @@ class SearchResult:
     reached: set[str] = field(default_factory=set)
     finals: set[object] = field(default_factory=set)
     expected: tuple[int, int] = (0, 0)
+    words: tuple[str, ...] = ()
 
     @property
     def traces(self) -> int:

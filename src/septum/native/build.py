@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
+from septum.native.code import Code
 from septum.native.errors import BuildError
 from septum.native.kbuild import CODE, Kbuild
 from septum.native.link import link
-from septum.native.tree import Tree, check_tools, read_tree
+from septum.native.tree import check_tools, read_tree
 
-__all__ = ["Built", "build", "default_cache"]
+__all__ = ["Built", "build", "default_cache", "find_built", "own_digest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +28,8 @@ class Built:
     :ivar seconds: what each stage took; empty if the image was there already.
     """
 
-    tree: Tree
-    image: Path
+    code: Code
     seconds: dict[str, float]
-
-    @property
-    def name(self) -> str:
-        """How rows call it."""
-        return f"linux-{self.tree.version}"
 
 
 def default_cache() -> Path:
@@ -43,7 +38,7 @@ def default_cache() -> Path:
     return Path(cache) / "septum" / "kernel"
 
 
-def _own_digest() -> str:
+def own_digest() -> str:
     """Of the runtime, the glue, and what builds them."""
     digest = hashlib.sha256()
     for path in sorted([*CODE.iterdir(), *Path(__file__).parent.glob("*.py")]):
@@ -72,10 +67,11 @@ def build(
         shutil.rmtree(home)
     record = home / "built.json"
     image = home / "image" / "image.elf"
-    key = {"tree": tree.digest(), "septum": _own_digest()}
+    key = {"tree": tree.digest(), "septum": own_digest()}
+    code = Code(f"linux-{tree.version}", image, tree.path, str(path), tree.version, key["tree"])
     known = _read(record)
     if image.exists() and all(known.get(k) == v for k, v in key.items()):
-        return Built(tree, image, {})
+        return Built(code, {})
     check_tools()
     try:
         if known.get("fragment") != (fragment := _fragment()) and (home / "o").exists():
@@ -87,12 +83,29 @@ def build(
         begun = perf_counter()
         image = link(work, objects, home / "image")
         work.seconds["link"] = perf_counter() - begun
-        record.write_text(json.dumps({**key, "fragment": fragment, "compiled": key["tree"]}))
+        about = {"path": str(tree.path), "version": tree.version, "fragment": fragment}
+        record.write_text(json.dumps({**key, **about, "compiled": key["tree"]}))
     except OSError as error:
         raise BuildError(
             f"{home}: {error.strerror}: free some space or set XDG_CACHE_HOME"
         ) from None
-    return Built(tree, image, work.seconds)
+    return Built(code, work.seconds)
+
+
+def find_built(content: str, *, cache: Path | None = None) -> Code | None:
+    """The image that was built from what a tree once held; None if it is not there, or was
+    built by another septum.  Its ``tree`` is empty: nobody has named one.
+
+    :param content: `Code.content`.
+    """
+    for record in sorted((cache or default_cache()).glob("*/built.json")):
+        known = _read(record)
+        image = record.parent / "image" / "image.elf"
+        same = known.get("tree") == content and known.get("septum") == own_digest()
+        if same and image.exists() and "path" in known:
+            version = known.get("version", "")
+            return Code(f"linux-{version}", image, Path(known["path"]), "", version, content)
+    return None
 
 
 def _fragment() -> str:

@@ -8,20 +8,19 @@ what they map, not by their numbers, which differ.
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, Final
 
 from septum.explore import Options, search
 from septum.kvm.spte import is_frozen_spte, is_last_spte, is_shadow_present_pte
 from septum.kvm.view import SpteChange
 from septum.machine.geometry import Geometry
-from septum.native.check import load_built
+from septum.native.code import Code
+from septum.native.image import ImageError
 from septum.native.operations import unsupported
+from septum.native.process import ImageDied, ImageProcess, Wanted
 from septum.native.program import NativeBuilt, SharingGrew
 from septum.scenarios.build import Built, build
 from septum.scenarios.model import Scenario, Start, TaskSpec, op
@@ -177,51 +176,23 @@ def _native(built: NativeBuilt) -> _Side:
 # --- comparing --------------------------------------------------------------------------------
 
 
-def compare_scenario(
-    image: Path, tree: str, name: str, design: str, scenario: Scenario, options: Options
-) -> Difference:
+def compare_scenario(code: Code, design: str, scenario: Scenario, options: Options) -> Difference:
     """Compare in a process of its own."""
     lacking = unsupported(scenario)
     if lacking:
         return Difference(scenario.name, "", True, 0, f"n/a: {lacking}")
-    context = multiprocessing.get_context("fork")
-    mine, theirs = context.Pipe(duplex=False)
-    arguments = (theirs, image, tree, name, design, scenario, options)
-    process = context.Process(target=_worker, args=arguments)
-    process.start()
-    theirs.close()
+    process = ImageProcess(Wanted(code, scenario))
     try:
-        out: Difference = mine.recv()
-    except EOFError:
-        process.join()
-        text = f"the image's process ended with status {process.exitcode}"
-        out = Difference(scenario.name, text, False, 0)
-    mine.close()
-    process.join()
-    return out
+        return process.ask(_compare, design, options)
+    except (StartError, ImageError, ImageDied) as error:
+        return Difference(scenario.name, str(error), False, 0)
+    finally:
+        process.close()
 
 
-def _worker(
-    pipe: Connection,
-    image: Path,
-    tree: str,
-    name: str,
-    design: str,
-    scenario: Scenario,
-    options: Options,
-) -> None:
-    try:
-        pipe.send(_compare(image, tree, name, design, scenario, options))
-    except StartError as error:
-        pipe.send(Difference(scenario.name, str(error), False, 0))
-    pipe.close()
-
-
-def _compare(
-    image: Path, tree: str, name: str, design: str, scenario: Scenario, options: Options
-) -> Difference:
+def _compare(compiled: NativeBuilt, design: str, options: Options) -> Difference:
+    scenario, name = compiled.scenario, compiled.design_name
     model = _python(build(design, scenario))
-    compiled = load_built(image, tree, scenario, name)
     code = _native(compiled)
     compiled.program.warm_up()
     ours, whole = model.run(options)

@@ -16,14 +16,13 @@ from septum.machine import Decision, Execution, Finding, Halt, Limits, Machine, 
 from septum.machine.dependency import Footprint
 from septum.machine.events import CONTINUE, DEFAULT_LIMITS
 from septum.machine.geometry import Geometry
-from septum.native.answers import NativeMachine
 from septum.native.driver import Driver
-from septum.native.engine import Engine, Plan
 from septum.native.image import GMEM_PFN, Image
 from septum.native.kernel import Kernel
 from septum.native.operations import Call, bind, real_end, real_gfn
 from septum.native.symbols import Lines
 from septum.native.view import NOT_JUDGED, NativeView
+from septum.native.words import word_address, word_name
 from septum.scenarios.model import Op, Scenario, Start
 from septum.scenarios.start import StartError
 from septum.scenarios.witness import watch
@@ -36,8 +35,8 @@ _WARM_UP = 40  # random executions that look for words that tasks share
 
 
 class SharingGrew(RuntimeError):
-    """An execution used a word in two tasks that was not a scheduling point before (or Python
-    answered the scheduler in C in two ways): what was explored so far does not count."""
+    """An execution used a word in two tasks that was not a scheduling point before: what
+    was explored so far does not count."""
 
 
 class NativeProgram(MachineProgram):
@@ -50,12 +49,7 @@ class NativeProgram(MachineProgram):
         self.driver = driver
         self.label = names
         self.before_run: Callable[[Sequence[Decision]], None] | None = None
-        self.engine: Engine | None = None
-
-    def use_engine(self, plans: Sequence[Sequence[Plan]]) -> Engine:
-        """Let C run executions; ``plans`` is what the bodies do."""
-        self.engine = Engine(self.driver, self.task_names, plans)
-        return self.engine
+        self._known: tuple[str, ...] | None = None
 
     def run(
         self,
@@ -70,55 +64,38 @@ class NativeProgram(MachineProgram):
         image = self.driver.image
         if self.before_run is not None:
             self.before_run(prefix)
-        if self.engine is not None:
-            if not fingerprint and self._plain(policy):
-                self.engine.settle = self.settle
-                done = self.engine.run(prefix, sleep, limits, covered)
-                if image.new_shared_count.value:
-                    self.forget_sharing()
-                    raise SharingGrew
-                if done is not None:
-                    return done
-            self.engine.python_runs()
         image.restore()
         image.begin()
         self.driver.start()
         execution = super().run(
             prefix, sleep, policy, limits, fingerprint=fingerprint, covered=covered
         )
-        if self.engine is not None and self.engine.answers.conflict:
-            self.give_up_engine()
-            raise SharingGrew
         if image.new_shared_count.value:
             self.forget_sharing()
             raise SharingGrew
         return execution
 
-    def give_up_engine(self) -> None:
-        """Python runs everything from now on."""
-        self.engine = None
-        self.driver.answers = self.driver.image.answers = None
-        self.driver.kernel.objects.on_new = None
-        self.machine.answers = None  # type: ignore[attr-defined]
+    def words(self) -> tuple[str, ...]:
+        """The words that are scheduling points, by names that other processes know."""
+        image = self.driver.image
+        return tuple(sorted(word_name(image, addr) for addr in image.shared()))
 
-    def _plain(self, policy: Policy) -> bool:
-        """Nothing that only Python can do is asked for."""
-        m = self.machine
-        return (
-            policy.kind == "continue"
-            and not m.tracing
-            and m.history is None
-            and m.state_hook is None
-            and not m.retries_allowed
-        )
+    def know(self, words: tuple[str, ...]) -> None:
+        """Make these words scheduling points, and no others than those of the start state.
+        What this image does not have is left out."""
+        if words == self._known:
+            return
+        image = self.driver.image
+        found = (word_address(image, word) for word in words)
+        image.share_only(addr for addr in found if addr is not None)
+        self.forget_sharing()
+        self._known = words
 
     def forget_sharing(self) -> None:
         """What was reported is a point by now."""
-        image = self.driver.image
-        image.new_shared_count.value = 0
+        self.driver.image.new_shared_count.value = 0
         self.machine.forget()
-        if self.engine is not None:
-            self.engine.python_runs()
+        self._known = None
 
     def warm_up(self) -> int:
         """Learn which words tasks share; how many runs it took."""
@@ -145,8 +122,13 @@ class NativeBuilt:
     monitors: Monitors
     program: NativeProgram
     driver: Driver
-    plans: list[list[Plan]]
+    source: Mapping[str, Any]
     settled: dict[Hashable, tuple[Finding, ...]] = field(default_factory=dict)
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Where the code comes from, and the present scheduling points."""
+        return {**self.source, "words": list(self.program.words())}
 
     @property
     def design_name(self) -> str:
@@ -159,7 +141,9 @@ class NativeBuilt:
 
     @property
     def hypothetical(self) -> bool:
-        return False
+        """The module profile has features that no module is known to have."""
+        profile = find_profile(self.params["profile"])
+        return profile is not None and profile.hypothetical
 
     def describe(self, what: str, args: tuple[Any, ...]) -> str:
         """An event of the module as one short line."""
@@ -186,14 +170,16 @@ def build_native(
     name: str,
     params: Mapping[str, Any] | None = None,
     monitors_off: Iterable[str] = (),
+    origin: Mapping[str, Any] | None = None,
 ) -> NativeBuilt:
     """Make the TD in its start state and the tasks that are to be explored.
 
+    :param origin: `septum.scenarios.result.Counterexample.kernel` without its words.
     :raises StartError: the kernel fails before anything races.
     """
     chosen = {**scenario.params(), **(params or {})}
     geometry = Geometry(bits=chosen["bits"], levels=chosen["levels"])
-    machine = NativeMachine()
+    machine = Machine()
     profile = find_profile(chosen["profile"]) or PROFILES["linux-7.3"]
     kernel = Kernel(image, lines, machine, profile, bool(chosen["fine"]))
     driver = Driver(kernel)
@@ -203,15 +189,11 @@ def build_native(
     view = NativeView(kernel)
     watch(view)
     monitors = Monitors(view, {*monitors_off, *NOT_JUDGED})
-    plans = _plans(driver, geometry, scenario)
-    bodies = [
-        (task.name, _body(driver, n, plan))
-        for n, (task, plan) in enumerate(zip(scenario.tasks, plans, strict=True))
-    ]
+    bodies = _bodies(driver, geometry, scenario)
     program = NativeProgram(driver, bodies, name)
     design = SimpleNamespace(name=name, capabilities=frozenset())
     built = NativeBuilt(
-        design, scenario, chosen, machine, kernel, view, monitors, program, driver, plans
+        design, scenario, chosen, machine, kernel, view, monitors, program, driver, origin or {}
     )
     program.settle = _settle(built, geometry, bool(chosen["epilogue"]))
     machine.sequential = Task(-1, "sequential", None)
@@ -310,32 +292,23 @@ def _run(driver: Driver, call: Call, cpu: int, vcpu: int) -> int:
     return driver.call(name, *args, cpu=cpu, vcpu=vcpu)
 
 
-def _plans(driver: Driver, geometry: Geometry, scenario: Scenario) -> list[list[Plan]]:
-    """What each task does."""
-    out: list[list[Plan]] = []
+def _bodies(
+    driver: Driver, geometry: Geometry, scenario: Scenario
+) -> list[tuple[str, Callable[[], None]]]:
+    out: list[tuple[str, Callable[[], None]]] = []
     hosts = scenario.start.vcpus
     for task in scenario.tasks:
+        calls = [bind(geometry, task.vcpu, what) for what in task.ops]
         cpu = task.vcpu
         if cpu < 0:
             cpu, hosts = hosts, hosts + 1
-        plan = []
-        for name, args, program in (bind(geometry, task.vcpu, what) for what in task.ops):
-            load = None
-            if program:
-                load = partial(driver.kernel.vcpus[task.vcpu].guest.load, program)
-            plan.append(Plan(name, args, cpu, load))
-        out.append(plan)
+
+        def body(calls: list[Call] = calls, cpu: int = cpu, vcpu: int = task.vcpu) -> None:
+            for call in calls:
+                _run(driver, call, cpu, vcpu)
+
+        out.append((task.name, body))
     return out
-
-
-def _body(driver: Driver, number: int, plan: Sequence[Plan]) -> Callable[[], None]:
-    def run() -> None:
-        for position, call in enumerate(plan):
-            if call.load is not None:
-                driver.load(number, position, call.load)
-            driver.call(call.function, *call.args, cpu=call.cpu)
-
-    return run
 
 
 def _settle(built: NativeBuilt, geometry: Geometry, epilogue: bool) -> Callable[[], None]:

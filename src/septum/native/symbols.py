@@ -34,11 +34,13 @@ class Lines:
     """``addr2line``, kept running; asks once per address.
 
     :param tree: source tree whose prefix is left out of file names.
+    :param farm: links to the tree, from which it was compiled if it has an in-tree build.
     """
 
-    def __init__(self, image: Path, tree: str = "") -> None:
+    def __init__(self, image: Path, tree: str = "", farm: str = "") -> None:
         self.image = image
         self.tree = tree.rstrip("/") + "/" if tree else ""
+        self.farm = farm.rstrip("/") + "/" if farm else ""
         self._process: subprocess.Popen[str] | None = None
         self.frames = cache(self._frames)
 
@@ -73,7 +75,7 @@ class Lines:
         for function, place in zip(lines[::2], lines[1::2], strict=False):
             file, _, number = place.partition(" ")[0].rpartition(":")
             line = int(number) if number.isdigit() else 0
-            out.append(Frame(function, file.removeprefix(self.tree), line))
+            out.append(Frame(function, file.removeprefix(self.tree).removeprefix(self.farm), line))
         return tuple(out) or (Frame("?", "?", 0),)
 
     def close(self) -> None:

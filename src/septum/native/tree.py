@@ -30,8 +30,11 @@ _TOOLS: Final = (
 )
 _NEEDS: Final = ("Makefile", "Kbuild", "arch/x86/Kconfig", "virt/kvm/kvm_main.c")
 _TDX: Final = ("arch/x86/kvm/vmx/tdx.c", "arch/x86/virt/vmx/tdx/tdx.c")
-_CONTENT: Final = ("arch/x86/kvm", "virt/kvm", "arch/x86/virt/vmx")
-_STAMPS: Final = ("arch/x86/include", "include/linux", "include/asm-generic", "include/uapi/linux")
+_CONTENT: Final = (
+    *("arch/x86/kvm", "virt/kvm", "arch/x86/virt/vmx", "arch/x86/include/asm"),
+    *("arch/x86/include/uapi", "include/linux", "include/asm-generic", "include/uapi/linux"),
+)
+_FILES: Final = ("Makefile", "lib/xarray.c", "lib/rbtree.c", "lib/interval_tree.c")
 _HOOK: Final = "set_external_spte"
 
 
@@ -48,14 +51,13 @@ class Tree:
     dirty: bool
 
     def digest(self) -> str:
-        """What its KVM files hold, and when the headers around them were changed."""
+        """What its KVM files and the headers around them hold, wherever the tree lies."""
         digest = hashlib.sha256()
         for path in _files(self.path, _CONTENT):
-            digest.update(str(path).encode() + b"\0" + path.read_bytes())
-        for path in _files(self.path, _STAMPS):
-            at = path.stat()
-            digest.update(f"{path} {at.st_size} {at.st_mtime_ns}\n".encode())
-        digest.update((self.path / "Makefile").read_bytes())
+            digest.update(f"{path.relative_to(self.path)}\0".encode() + path.read_bytes())
+        for name in _FILES:
+            path = self.path / name
+            digest.update(path.read_bytes() if path.is_file() else b"")
         return digest.hexdigest()
 
 

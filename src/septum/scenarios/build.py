@@ -70,6 +70,10 @@ class Built:
         profile = find_profile(self.params["profile"])
         return profile is not None and profile.hypothetical
 
+    @property
+    def origin(self) -> dict[str, Any]:
+        return {}
+
     def describe(self, what: str, args: tuple[Any, ...]) -> str:
         """A model event as one short line for people; empty if not worth one."""
         if what == "seamcall":

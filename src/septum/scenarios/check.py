@@ -13,6 +13,7 @@ from septum.scenarios.model import Scenario
 from septum.scenarios.result import CheckResult
 from septum.scenarios.rows import make, primary
 from septum.scenarios.scheduling import Store, run_rows
+from septum.scenarios.subject import Subject
 from septum.scenarios.suite import SCENARIOS
 
 __all__ = ["DEFAULT_DESIGNS", "check", "check_many", "default_rows", "primary"]
@@ -91,16 +92,18 @@ def check_many(
     options: Options = DEFAULTS,
     params: Mapping[str, Any] | None = None,
     force: bool = False,
+    subject: Subject | None = None,
     crew: Crew | None = None,
     store: Store | None = None,
     progress: Callable[[int, SearchResult], None] | None = None,
 ) -> Iterator[tuple[int, CheckResult]]:
     """Rows as they are finished, with their position in ``rows``.
 
+    :param subject: what is explored instead of designs.
     :param crew: where to explore; here and one after the other without.  Counts and
         findings do not depend on it.
     :param store: keeps what was done, and knows what was done before.
     :param progress: called with a row's position and what was found in it so far.
     """
-    made = [make(design, scenario, options, params, (), force) for design, scenario in rows]
+    made = [make(*row, options, params, (), force, subject) for row in rows]
     return run_rows(made, crew=crew, store=store, progress=progress)

@@ -19,17 +19,20 @@ from septum.machine import MEMORY_MODELS, Decision, Event, Execution, Finding, L
 from septum.scenarios.build import Built, build
 from septum.scenarios.protocols import BuiltProtocol, build_protocol, is_protocol_row
 from septum.scenarios.result import Counterexample, Replay
+from septum.scenarios.subject import Recordable
 
 __all__ = [
     "FORMAT",
     "BadCounterexample",
     "Diverged",
+    "check_tasks",
     "label",
     "load",
     "operation_starts",
     "rebuild",
     "record",
     "replay",
+    "replay_on",
     "run_traced",
     "save",
     "script",
@@ -50,6 +53,7 @@ _KEYS = {
     "finding": dict,
     "decisions": list,
 }
+_KERNEL = {"version": str, "content": str, "tree": str, "words": list}
 
 
 class BadCounterexample(ValueError):
@@ -67,7 +71,7 @@ def label(event: Event, names: list[str]) -> tuple[str, str, str, str]:
 
 
 def run_traced(
-    built: Built | BuiltProtocol, decisions: list[Decision]
+    built: Recordable, decisions: list[Decision]
 ) -> tuple[Execution, dict[int, list[str]]]:
     """Execute a schedule with source locations and the model's own messages."""
     machine = built.machine
@@ -88,7 +92,7 @@ def run_traced(
     return execution, told
 
 
-def record(built: Built | BuiltProtocol, found: Found) -> Counterexample:
+def record(built: Recordable, found: Found) -> Counterexample:
     """A found schedule with its labels, cut behind the step that breaks the rule."""
     execution, _ = run_traced(built, found.decisions)
     names = built.program.task_names
@@ -104,6 +108,7 @@ def record(built: Built | BuiltProtocol, found: Found) -> Counterexample:
         finding=found.finding,
         septum=__version__,
         geometry={key: built.params[key] for key in ("bits", "levels") if key in built.params},
+        kernel=built.origin,
     )
 
 
@@ -119,7 +124,7 @@ def rebuild(ce: Counterexample) -> Built | BuiltProtocol:
 
 def save(ce: Counterexample, path: Path) -> None:
     """Write the file (docs/schemas/counterexample.json)."""
-    data = {
+    data: dict[str, Any] = {
         "format": FORMAT,
         "septum": ce.septum,
         "design": ce.design,
@@ -139,6 +144,8 @@ def save(ce: Counterexample, path: Path) -> None:
             [d.task, d.choice, *words] for d, words in zip(ce.decisions, ce.labels, strict=True)
         ],
     }
+    if ce.kernel:
+        data["kernel"] = dict(ce.kernel)
     lines = json.dumps(data, indent=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(lines + "\n")
@@ -175,8 +182,7 @@ def load(path: Path) -> Counterexample:
             raise BadCounterexample(f"{path}: {key!r} should be a JSON {kind.__name__}")
     if data["format"] > FORMAT:
         raise BadCounterexample(
-            f"{path}: format {data['format']} is newer than this septum reads ({FORMAT}): take a "
-            "newer septum"
+            f"{path}: format {data['format']} is newer than this septum reads ({FORMAT})"
         )
     if data["memory_model"] not in MEMORY_MODELS:
         raise BadCounterexample(
@@ -188,9 +194,8 @@ def load(path: Path) -> Counterexample:
     for key in ("id", "message", "step"):
         if key not in finding:
             raise BadCounterexample(f"{path}: finding: {key!r} is missing")
-    for key in ("step", "task"):
-        if type(finding.get(key, -1)) is not int:
-            raise BadCounterexample(f"{path}: finding: {key!r} should be a number")
+    if not isinstance(finding["step"], int):
+        raise BadCounterexample(f"{path}: finding: 'step' should be a number")
     return Counterexample(
         design=data["design"],
         scenario=data["scenario"],
@@ -203,12 +208,25 @@ def load(path: Path) -> Counterexample:
             str(finding["id"]),
             str(finding["message"]),
             finding["step"],
-            finding.get("task", -1),
+            int(finding.get("task", -1)),
             str(finding.get("object", "")),
         ),
         septum=data["septum"],
         geometry=data["geometry"],
+        kernel=_kernel(path, data.get("kernel", {})),
     )
+
+
+def _kernel(path: Path, data: Any) -> dict[str, Any]:
+    """Where compiled code comes from; empty for designs."""
+    if not isinstance(data, dict):
+        raise BadCounterexample(f"{path}: 'kernel' should be a JSON object")
+    for key, kind in _KERNEL.items() if data else ():
+        if not isinstance(data.get(key), kind):
+            raise BadCounterexample(f"{path}: kernel: {key!r} should be a JSON {kind.__name__}")
+    if not all(isinstance(word, str) for word in data.get("words", ())):
+        raise BadCounterexample(f"{path}: kernel: 'words' should be texts")
+    return data
 
 
 def _decisions(
@@ -257,32 +275,41 @@ def script(schedule: Sequence[tuple[Decision, str]]) -> Policy:
 
 
 def replay(ce: Counterexample, *, states: bool = False) -> Replay:
-    """Run a counterexample again.
+    """Run a counterexample of a design or a protocol again.
 
     :param states: also keep both trees after every step (`Replay.states`).
     :raises Diverged: the schedule no longer fits the program.
     """
     built = rebuild(ce)
+    check_tasks(built, ce)
+    kept = states_along(rebuild(ce), script_of(ce)) if states else {}
+    return replay_on(built, ce, kept)
+
+
+def check_tasks(built: Recordable, ce: Counterexample) -> None:
+    """:raises Diverged: the schedule names a task that does not exist."""
     names = built.program.task_names
     for n, decision in enumerate(ce.decisions):
         if decision.task >= len(names):
             raise Diverged(f"step {n}: there is no task {decision.task} in {ce.scenario}")
-    kept: dict[int, Any] = {}
-    if states:
-        kept = states_along(rebuild(ce), script_of(ce))
+
+
+def replay_on(built: Recordable, ce: Counterexample, kept: dict[int, Any]) -> Replay:
+    """The same on a program that stands.
+
+    :param kept: what `states_along` gave.
+    """
+    names = built.program.task_names
     execution, told = run_traced(built, list(ce.decisions))
     for n, (event, was) in enumerate(zip(execution.events, ce.labels, strict=False)):
         now = label(event, names)
         if now[0] != was[0] or now[2:] != was[2:]:
             raise Diverged(
                 f"step {n}: recorded {' '.join(was)}, now {' '.join(now)}"
-                f"{_other_version(ce)}; search near it with `septum check --from FILE`"
+                f"{_other_version(ce)}{_search(ce)}"
             )
     if execution.status == "diverged":
-        raise Diverged(
-            f"{execution.diverged}{_other_version(ce)}; search near it with "
-            "`septum check --from FILE`"
-        )
+        raise Diverged(f"{execution.diverged}{_other_version(ce)}{_search(ce)}")
     pair = None
     broken = next((f for f in execution.findings if f.rule == ce.finding.rule), None)
     if broken is not None:
@@ -292,7 +319,7 @@ def replay(ce: Counterexample, *, states: bool = False) -> Replay:
     return Replay(execution.events, names, execution.findings, pair, told, kept, buffers)
 
 
-def states_along(built: Built | BuiltProtocol, policy: Policy) -> dict[int, Any]:
+def states_along(built: Recordable, policy: Policy) -> dict[int, Any]:
     """The state after every step (-1: before the first) of a schedule.
 
     Looking widens footprints, so ``built`` is for this run alone; the schedule is a
@@ -311,7 +338,11 @@ def states_along(built: Built | BuiltProtocol, policy: Policy) -> dict[int, Any]
 
     machine.state_hook = look
     machine.listeners.append(listen)
-    built.program.run((), None, policy)
+    try:
+        built.program.run((), None, policy)
+    finally:
+        machine.state_hook = None
+        machine.listeners.remove(listen)
     return kept
 
 
@@ -334,3 +365,8 @@ def _other_version(ce: Counterexample) -> str:
     if ce.septum != __version__:
         return f" (recorded by septum {ce.septum}, this is {__version__})"
     return ""
+
+
+def _search(ce: Counterexample) -> str:
+    words = "kernel check --linux TREE" if ce.kernel else "check"
+    return f"; search near it with `septum {words} --from FILE`"

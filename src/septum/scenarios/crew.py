@@ -15,7 +15,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExec
 from multiprocessing import active_children, parent_process
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["Crew", "ProcessCrew", "here"]
+__all__ = ["Crew", "ProcessCrew", "begin_worker", "here"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -68,7 +68,7 @@ class ProcessCrew(Crew):
         super().__init__(self._pool(), workers)
 
     def _pool(self) -> Executor:
-        pool = ProcessPoolExecutor(self.workers, initializer=_begin)
+        pool = ProcessPoolExecutor(self.workers, initializer=begin_worker)
         # All of them are made now, before this process has threads and open files.
         pool.submit(os.getpid).result()
         return pool
@@ -85,7 +85,8 @@ class ProcessCrew(Crew):
             process.terminate()
 
 
-def _begin() -> None:
+def begin_worker() -> None:
+    """Called first in a worker process: Ctrl-C is its parent's, with which it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

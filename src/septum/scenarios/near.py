@@ -19,13 +19,12 @@ from septum.explore.result import Found
 from septum.machine import Decision, Event, Execution, Limits, Policy
 from septum.machine.dependency import Footprint
 from septum.machine.events import CONTINUE, DEFAULT_LIMITS
-from septum.scenarios.build import Built
 from septum.scenarios.check import primary
 from septum.scenarios.counterexample import rebuild, record, script_of
-from septum.scenarios.protocols import BuiltProtocol
 from septum.scenarios.result import CheckResult, Counterexample
+from septum.scenarios.subject import Recordable
 
-__all__ = ["EXECUTIONS", "search_near"]
+__all__ = ["EXECUTIONS", "search_near", "search_near_on"]
 
 EXECUTIONS = 2000
 """Executions after each beginning, unless ``--max-executions`` says otherwise."""
@@ -38,6 +37,7 @@ class _After(MachineProgram):
 
     def __init__(self, whole: MachineProgram, kept: Sequence[Decision]) -> None:
         super().__init__(whole.machine, whole.bodies, whole.settle)
+        self.whole = whole
         self.kept = list(kept)
 
     def run(
@@ -51,7 +51,7 @@ class _After(MachineProgram):
         covered: Sequence[Footprint] = (),
     ) -> Execution:
         self.machine.forget()  # its events are changed below
-        whole = super().run(
+        whole = self.whole.run(
             [*self.kept, *prefix], sleep, policy, limits, fingerprint=fingerprint, covered=covered
         )
         cut = len(self.kept)
@@ -73,7 +73,11 @@ def _shift(event: Event, cut: int) -> None:
 
 def search_near(ce: Counterexample, options: Options) -> CheckResult:
     """A row for the design and scenario of ``ce``, searched near its schedule."""
-    built = rebuild(ce)
+    return search_near_on(rebuild(ce), ce, options)
+
+
+def search_near_on(built: Recordable, ce: Counterexample, options: Options) -> CheckResult:
+    """The same on a program that stands."""
     begun = perf_counter()
     followed = built.program.run((), None, script_of(ce))
     total = SearchResult(options.strategy)
@@ -131,7 +135,7 @@ def _boundary(events: Sequence[Event], at: int) -> int:
 
 
 def _search_after(
-    built: Built | BuiltProtocol, kept: Sequence[Decision], options: Options, total: SearchResult
+    built: Recordable, kept: Sequence[Decision], options: Options, total: SearchResult
 ) -> None:
     """Explore what can follow ``kept``, and add it to ``total``."""
     result = search(_After(built.program, kept), options)

@@ -42,6 +42,10 @@ class BuiltProtocol:
     def params(self) -> dict[str, Any]:
         return {}
 
+    @property
+    def origin(self) -> dict[str, Any]:
+        return {}
+
     def describe(self, what: str, args: tuple[Any, ...]) -> str:
         return ""
 

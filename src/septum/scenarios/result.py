@@ -20,6 +20,10 @@ class Counterexample:
 
     ``labels`` has one ``(task, function, operation, object)`` per decision, as it was
     when recorded; replay compares it and names the first step that differs.
+
+    :ivar kernel: of compiled code: ``version``, ``content`` (digest of what is under test),
+        ``tree`` as the user named it, and ``words``, the scheduling points of the schedule.
+        Empty for designs.
     """
 
     design: str
@@ -32,6 +36,7 @@ class Counterexample:
     finding: Finding
     septum: str
     geometry: Mapping[str, Any] = field(default_factory=dict)
+    kernel: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickle
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,6 +33,7 @@ from septum.scenarios.protocols import (
 )
 from septum.scenarios.result import CheckResult
 from septum.scenarios.start import StartError
+from septum.scenarios.subject import Learned, Recordable, Subject
 from septum.scenarios.suite import find
 
 __all__ = [
@@ -41,7 +42,9 @@ __all__ = [
     "Row",
     "conclude",
     "explore",
+    "explore_here",
     "forget",
+    "judge",
     "make",
     "primary",
     "unexplored",
@@ -51,6 +54,9 @@ primary = best_found  # the finding that a row reports
 
 IN_UNITS = frozenset({"optimal"})
 """Strategies that can be explored in units; others are one piece of work."""
+
+NO_VERDICT = frozenset({"EXCEPTION", "UNMODELLED"})
+"""Findings that say nothing about the code under test: the row's verdict is error."""
 
 INTERRUPTED = "interrupted"
 """The bound of a row that somebody stopped."""
@@ -64,6 +70,7 @@ class Row:
 
     :ivar force: also run where the design lacks a capability that the scenario needs.
     :ivar text: digest of the design's own files, as whoever asked for the row has them.
+    :ivar subject: what is explored instead of a design; ``design`` is then only its name.
     """
 
     design: str
@@ -73,6 +80,7 @@ class Row:
     monitors_off: tuple[str, ...] = ()
     force: bool = False
     text: str = ""
+    subject: Subject | None = None
     found: Scenario = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -94,7 +102,9 @@ class Row:
     @property
     def protocol(self) -> Protocol | None:
         """The protocol of one's own that the row is about; the scenario is its file."""
-        if isinstance(self.scenario, Scenario) or not is_protocol_row(self.scenario):
+        if self.subject is not None or isinstance(self.scenario, Scenario):
+            return None
+        if not is_protocol_row(self.scenario):
             return None
         return find_protocol(self.design, self.scenario)
 
@@ -110,12 +120,12 @@ def make(
     params: Mapping[str, Any] | None = None,
     monitors_off: Iterable[str] = (),
     force: bool = False,
+    subject: Subject | None = None,
 ) -> Row:
     """A row from what `septum.scenarios.check.check` takes."""
     given = tuple((params or {}).items())
-    return Row(
-        design, scenario, options, given, tuple(monitors_off), force, _text(design, scenario)
-    )
+    text = _text(design, scenario) if subject is None else subject.text
+    return Row(design, scenario, options, given, tuple(monitors_off), force, text, subject)
 
 
 def _text(design: str, scenario: str | Scenario) -> str:
@@ -131,6 +141,7 @@ class Differs(RuntimeError):
 class _Kept(threading.local):
     def __init__(self) -> None:
         self.built: OrderedDict[Row, Built | BuiltProtocol] = OrderedDict()
+        self.subjects: set[Subject] = set()
 
 
 _kept = _Kept()
@@ -165,10 +176,14 @@ def _built(row: Row) -> Built | BuiltProtocol:
 def forget() -> None:
     """Drop the programs that this thread keeps."""
     _kept.built.clear()
+    while _kept.subjects:
+        _kept.subjects.pop().forget()
 
 
 def unexplored(row: Row) -> CheckResult | None:
     """The result of a row that cannot be explored, else None."""
+    if row.subject is not None:
+        return row.subject.unexplored(row)
     lacking = [] if row.protocol else missing_capabilities(lookup(row.design), row.found)
     if lacking and not row.force:
         return _result(row, "n/a", f"needs {', '.join(lacking)}")
@@ -183,21 +198,34 @@ def _result(row: Row, verdict: str, note: str) -> CheckResult:
     return CheckResult(row.design, row.name, dict(row.params), verdict, note=note)
 
 
-def explore(row: Row, pickled: bytes, size: Size) -> UnitResult | CheckResult:
+def explore(
+    row: Row, pickled: bytes, size: Size, words: tuple[str, ...] = ()
+) -> UnitResult | CheckResult | Learned:
     """One unit of a row; or its result, if it cannot be explored in units.
 
     :param pickled: the branch.  A copy in any case: whoever sent it may send it again.
+    :param words: what a `Subject` has learned in the row so far.
     """
+    if row.subject is not None:
+        _kept.subjects.add(row.subject)
+        return row.subject.explore(row, pickled, size, words)
     branch: Branch = pickle.loads(pickled)
     if not branch.levels:  # the first unit
         known = unexplored(row)
         if known is not None:
             return known
-        if not row.in_units:
-            return conclude(row, search(_built(row).program, row.options))
+    return explore_here(row, _built(row), branch, size)
+
+
+def explore_here(
+    row: Row, built: Recordable, branch: Branch, size: Size
+) -> UnitResult | CheckResult:
+    """The same, of a program that stands."""
     options = row.options
+    if not row.in_units:
+        return judge(row, built, search(built.program, options))
     return explore_unit(
-        _built(row).program,
+        built.program,
         branch,
         size,
         limits=Limits(options.steps),
@@ -208,7 +236,22 @@ def explore(row: Row, pickled: bytes, size: Size) -> UnitResult | CheckResult:
 
 def conclude(row: Row, result: SearchResult) -> CheckResult:
     """The verdict on what a search found."""
-    built = _built(row)
+    if row.subject is not None:
+        _kept.subjects.add(row.subject)
+        return row.subject.conclude(row, result)
+    return judge(row, _built(row), result)
+
+
+def judge(
+    row: Row,
+    built: Recordable,
+    result: SearchResult,
+    shrink: Callable[[Found], Found] | None = None,
+) -> CheckResult:
+    """The same, of a program that stands.
+
+    :param shrink: makes a found schedule smaller.
+    """
     out = CheckResult(
         row.design,
         row.name,
@@ -230,7 +273,11 @@ def conclude(row: Row, result: SearchResult) -> CheckResult:
     found = primary(result)
     out.missing = [w for w in row.found.must_occur if w not in result.reached]
     if found is not None:
-        _violated(out, built, result, found, row.options)
+        shrink = shrink or _shrink(built, row.options)
+        _violated(out, built, result, found, shrink)
+        if row.options.all_findings:
+            others = (shrink(result.found[rule]) for rule in out.other_findings)
+            out.others = [replace(record(built, o), design=row.design) for o in others]
     elif out.missing and INTERRUPTED not in result.bounds_hit:
         out.verdict = "vacuous"
         out.note = f"never occurred: {'; '.join(out.missing)}"
@@ -243,21 +290,22 @@ def conclude(row: Row, result: SearchResult) -> CheckResult:
     return out
 
 
+def _shrink(built: Recordable, options: Options) -> Callable[[Found], Found]:
+    def shrink(found: Found) -> Found:
+        return minimise(built.program, built.program.actors, found, Limits(options.steps))
+
+    return shrink
+
+
 def _violated(
     row: CheckResult,
-    built: Built | BuiltProtocol,
+    built: Recordable,
     result: SearchResult,
     found: Found,
-    options: Options,
+    shrink: Callable[[Found], Found],
 ) -> None:
-    small = minimise(built.program, built.program.actors, found, Limits(options.steps))
-    row.verdict = "error" if small.finding.rule == "EXCEPTION" else "violated"
+    small = shrink(found)
+    row.verdict = "error" if small.finding.rule in NO_VERDICT else "violated"
     row.finding = small.finding
     row.counterexample = replace(record(built, small), design=row.design)
     row.other_findings = sorted(r for r in result.found if r != small.finding.rule)
-    if options.all_findings:
-        for rule in row.other_findings:
-            other = minimise(
-                built.program, built.program.actors, result.found[rule], Limits(options.steps)
-            )
-            row.others.append(replace(record(built, other), design=row.design))

@@ -19,11 +19,12 @@ from septum.explore.units import UnitResult
 from septum.scenarios.crew import Crew, here
 from septum.scenarios.result import CheckResult
 from septum.scenarios.rows import Row, conclude, explore, forget
+from septum.scenarios.subject import Learned
 
 __all__ = ["Store", "WorkersLost", "run_rows"]
 
 Progress = Callable[[int, SearchResult], None]
-Piece = Future[UnitResult | CheckResult]
+Piece = Future[UnitResult | CheckResult | Learned]
 
 _LOSSES = 3  # of workers, without anything finished in between
 
@@ -80,7 +81,7 @@ class _Search:
         seconds = max(budget - self.frontier.found.seconds, 0.01) if budget else 0.0
         size = self.frontier.size(task, seconds)
         self.sent[id(task)] = crew.executor.submit(
-            explore, self.row, pickle.dumps(task.branch), size
+            explore, self.row, pickle.dumps(task.branch), size, self.frontier.found.words
         )
         return True
 
@@ -100,15 +101,23 @@ class _Search:
             if isinstance(result, CheckResult):
                 yield result
                 return
-            self.frontier.merge(result)
+            if isinstance(result, Learned):
+                self.frontier.learned(result.words)
+                self._drop()
+            else:
+                self.frontier.merge(result)
             budget = self.row.options.budget_s
             if budget and self.frontier.tasks and self.frontier.found.seconds >= budget:
                 self.frontier.stop("time budget")
             if self.frontier.finished:
-                for future in self.sent.values():
-                    future.cancel()
-                self.sent.clear()
+                self._drop()
             yield None
+
+    def _drop(self) -> None:
+        """Forget what was handed out."""
+        for future in self.sent.values():
+            future.cancel()
+        self.sent.clear()
 
 
 def run_rows(
