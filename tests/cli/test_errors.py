@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,11 @@ from cli_rig import made_up, one_line_error, septum
         (["scenarios", "falt-fault"], ["fault-fault"]),
         (["designs", "diff", "v7.3", "v7.4"], ["v7.4"]),
         (["replay", "nothere.trace"], ["nothere.trace"]),
+        (["check", "tests"], ["tests", "ends in .py"]),
+        (["check", "-s", "subtree", "--html", "nothere/x.html"], ["nothere/x.html", "another"]),
+        (["check", "-s", "subtree", "--save", "README.md"], ["README.md", "file"]),
+        (["replay", "x", "--html", "nothere/x.html"], ["nothere/x.html", "another"]),
+        (["check", "-s", "subtree", "--cluster", "nowhere"], ["nowhere", "tcp://host:8786"]),
     ],
 )
 def test_one_line(args: list[str], parts: list[str]) -> None:
@@ -57,6 +64,66 @@ def test_a_binary_file_is_no_counterexample(tmp_path: Path) -> None:
     path = tmp_path / "ce.json"
     path.write_bytes(b"\x80\xff\x00")
     one_line_error(septum("show", path), str(path), "not a counterexample file")
+
+
+EXAMPLE = Path(__file__).parents[2] / "docs/examples/reread-sptep.json"
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "part"),
+    [
+        ('"format": 1', '"format": 99', "take a newer septum"),
+        ('"task": 0', '"task": "zz"', "'task' should be a number"),
+        ('"step": 12', '"step": true', "'step' should be a number"),
+        ('"memory_model": "SC"', '"memory_model": "ARM"', "SC and TSO"),
+        ('"decisions": [', '"decisions": [1,', "decisions[0]"),
+    ],
+)
+def test_an_edited_counterexample(tmp_path: Path, was: str, now: str, part: str) -> None:
+    path = tmp_path / "ce.json"
+    text = EXAMPLE.read_text()
+    assert was in text
+    path.write_text(text.replace(was, now, 1))
+    one_line_error(septum("show", path), str(path), part)
+
+
+def test_expectations_are_read_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = made_up(monkeypatch, lambda design, scenario: "holds")
+    path = tmp_path / "verdicts.toml"
+    path.write_text("x =")
+    one_line_error(septum("check", "--expect", path), str(path), "not TOML")
+    assert calls == []
+
+
+def test_a_report_that_cannot_be_written_costs_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    made_up(monkeypatch, lambda design, scenario: "holds")
+    result = septum("check", "v7.3", "-s", "subtree", "--html", "/dev/full")
+    assert result.exit_code == 2
+    assert "holds" in result.stdout
+    assert "No space left on device; name another place" in result.stderr
+
+
+@pytest.mark.parametrize("group", ["tdx", "kernel"])
+def test_a_group_alone_prints_its_help(group: str) -> None:
+    lines = septum(group).stderr.splitlines()
+    assert lines[0] == f"Usage: septum {group} [OPTIONS] COMMAND [ARGS]..."
+    assert "Commands:" in lines
+
+
+def test_output_that_cannot_be_written() -> None:
+    command = [sys.executable, "-m", "septum", "scenarios"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "septum: the output cannot be written: No space left on device\n"
+
+
+def test_a_closed_stdout_is_no_error() -> None:
+    command = f"{sys.executable} -m septum show {EXAMPLE} >&-"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(

@@ -138,3 +138,25 @@ u64 bug(void) { __builtin_trap(); }
 u64 endless(void) { for (;;) only_here++; }
 u64 first_wins(void) { return septum_choose("which?", 3) + 1; }
 u64 unlock_only(void) { septum_unlock(&lock_a, 0); return 0; }
+
+/* The TDX Module's ABI: registers rcx, rdx, r8 to r13; septum.tdx answers. */
+extern u64 __seamcall_ret(u64 leaf, u64 *args);
+static u64 create(u64 page)
+{
+	u64 args[8] = { 0x40000000 + (page << 12), 32 };
+	u64 status = __seamcall_ret(9, args); /* TDH.MNG.CREATE */
+
+	if (status)
+		__atomic_store_n(&y, status, 5);
+	return status ? 1 : 0;
+}
+u64 create_td(void) { return create(0); }
+u64 create_other_td(void) { return create(1); }
+u64 create_until_it_works(void)
+{
+	u64 args[8] = { 0x40000000, 32 };
+
+	while (__seamcall_ret(9, args) >> 32 == 0x80000200)
+		x = x + 1;
+	return 0;
+}

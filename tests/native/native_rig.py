@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from septum.explore import Options, SearchResult, search
-from septum.machine import Machine, Task
+from septum.machine import Task
+from septum.native.answers import NativeMachine
 from septum.native.driver import Driver
+from septum.native.engine import Plan
 from septum.native.image import Image
 from septum.native.kbuild import CODE
 from septum.native.kernel import Kernel
@@ -51,15 +53,19 @@ class Rig:
         self.image.save()
 
     def driver(self) -> Driver:
-        kernel = Kernel(self.image, self.lines, Machine(), PROFILES["linux-7.3"], False)
+        kernel = Kernel(self.image, self.lines, NativeMachine(), PROFILES["linux-7.3"], False)
         return Driver(kernel)
 
     def value(self, symbol: str) -> int:
         return self.image.u64(self.image.symbols[symbol])
 
-    def program(self, *functions: str, final: tuple[str, ...] = ()) -> NativeProgram:
-        """One task per function; ``final`` variables are noted in `reached` when settled."""
+    def program(
+        self, *functions: str, final: tuple[str, ...] = (), engine: bool = False
+    ) -> NativeProgram:
+        """One task per function; ``final`` variables are noted in `reached` when settled.
+        ``engine``: C runs executions, where it can."""
         self.image.restore()
+        self.image.answers = None
         driver = self.driver()
         results: dict[int, int] = {}
 
@@ -78,6 +84,10 @@ class Rig:
             driver.m.reach(f"results {[results[n] for n in sorted(results)]}")
 
         program.settle = settle
+        if engine:
+            program.settle = None
+            plans = [[Plan(function, (), n)] for n, function in enumerate(functions)]
+            program.use_engine(plans)
         driver.m.sequential = Task(-1, "sequential", None)
         return program
 

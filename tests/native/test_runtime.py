@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterator
 
 import pytest
-from native_rig import Rig, compile_fixture
+from native_rig import Rig
 
 from septum.explore import Options, search
 from septum.machine import Decision, Policy
@@ -17,15 +15,6 @@ pytestmark = pytest.mark.skipif(
     any(shutil.which(tool) is None for tool in ("gcc", "ld", "nm", "addr2line")),
     reason="gcc and binutils are needed: apt install gcc binutils",
 )
-
-
-@pytest.fixture(scope="session")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    if os.uname().machine != "x86_64":
-        pytest.skip("images are x86-64 code")
-    made = Rig(compile_fixture(tmp_path_factory.mktemp("native")))
-    yield made
-    made.lines.close()
 
 
 def finals(reached: set[str]) -> set[str]:

@@ -65,6 +65,12 @@ def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
         ClusterCrew("tcp://127.0.0.1:9")
 
 
+@pytest.mark.parametrize("address", ["nowhere", "tcp://host", "host:port", ""])
+def test_what_is_no_address(address: str) -> None:
+    with pytest.raises(NoCluster, match="is no address"):
+        ClusterCrew(address)
+
+
 def test_workers_with_another_septum(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("septum.scenarios.cluster._here", lambda: "9.9 abc")
     with pytest.raises(NoCluster, match=r"has another septum .*; here 9\.9 abc\)"):

@@ -55,6 +55,8 @@ class _Septum(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.exceptions.NoArgsIsHelpError:  # its text is the help
+            raise
         except click.UsageError as error:
             from septum.cli.errors import wrong_usage
 

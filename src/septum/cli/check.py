@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from septum.cli.names import complete_design, complete_scenario
+from septum.cli.names import complete_design, design_option, scenario_option
 from septum.cli.options import INPUT, campaign_option, explorer, search_options, words_of
 from septum.cli.output import Output, output_options
 from septum.cli.running import Outcome, Places, go_on, run, select_rows
@@ -21,24 +21,8 @@ __all__ = ["command"]
 
 @click.command("check")
 @click.argument("positional", metavar="[DESIGN|FILE]...", nargs=-1, shell_complete=complete_design)
-@click.option(
-    "--design",
-    "-d",
-    "designs",
-    multiple=True,
-    metavar="NAME|FILE",
-    help="A design.",
-    shell_complete=complete_design,
-)
-@click.option(
-    "--scenario",
-    "-s",
-    "scenarios",
-    multiple=True,
-    metavar="NAME",
-    help="A scenario.",
-    shell_complete=complete_scenario,
-)
+@design_option
+@scenario_option
 @click.option("--from", "near", type=INPUT, help="Search near the counterexample in this file.")
 @output_options
 @campaign_option

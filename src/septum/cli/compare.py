@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from septum.cli.names import complete_design, complete_scenario
+from septum.cli.names import complete_design, scenario_option
 from septum.cli.options import explorer, format_option, search_options
 from septum.cli.running import Places, default_directory, go_on, run, save_all, select_rows
 from septum.cli.terminal import painter, width
@@ -24,15 +24,7 @@ __all__ = ["command"]
 @click.argument(
     "designs", metavar="DESIGN|FILE...", nargs=-1, required=True, shell_complete=complete_design
 )
-@click.option(
-    "--scenario",
-    "-s",
-    "scenarios",
-    multiple=True,
-    metavar="NAME",
-    help="A scenario.",
-    shell_complete=complete_scenario,
-)
+@scenario_option
 @click.option("--wide", is_flag=True, help="Use the terminal's width.")
 @format_option()
 @search_options

@@ -8,6 +8,7 @@ from time import perf_counter
 
 import click
 
+from septum.cli.names import design_option, scenario_option
 from septum.cli.options import INPUT, format_option
 from septum.cli.running import select_rows
 from septum.report.coverage import coverage_document, coverage_text
@@ -21,8 +22,8 @@ __all__ = ["command"]
 
 @click.command("coverage")
 @click.argument("positional", metavar="[DESIGN|FILE]...", nargs=-1)
-@click.option("--design", "-d", "designs", multiple=True, metavar="NAME|FILE", help="A design.")
-@click.option("--scenario", "-s", "scenarios", multiple=True, metavar="NAME", help="A scenario.")
+@design_option
+@scenario_option
 @click.option(
     "--reasons",
     type=INPUT,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from errno import EDQUOT, EIO, ENOSPC
 from typing import IO, Any
 
 import click
@@ -38,6 +39,8 @@ def problem(error: Exception) -> Problem:
     """``error`` as a message."""
     if isinstance(error, OSError) and error.filename is not None:
         return Problem(clean(f"{error.filename}: {error.strerror or error}"))
+    if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT, EIO):
+        return Problem(f"the output cannot be written: {error.strerror}")
     if isinstance(error, OSError) or type(error).__module__.startswith("septum."):
         return Problem(clean(error))
     return Problem(

@@ -11,7 +11,7 @@ import click
 
 from septum.cli.again import progress
 from septum.cli.errors import Problem
-from septum.cli.names import complete_scenario
+from septum.cli.names import scenario_option
 from septum.cli.options import (
     DURATION,
     INPUT,
@@ -85,15 +85,7 @@ def build_command(tree: Path, clean: bool) -> None:
 
 @command.command("check")
 @TREE
-@click.option(
-    "--scenario",
-    "-s",
-    "scenarios",
-    multiple=True,
-    metavar="NAME",
-    help="A scenario.",
-    shell_complete=complete_scenario,
-)
+@scenario_option
 @click.option("--from", "near", type=INPUT, help="Search near the counterexample in this file.")
 @output_options
 @campaign_option
@@ -187,7 +179,7 @@ def _go_on(ctx: click.Context, outcome: Outcome, places: Places) -> list[str]:
 @command.command("diff")
 @TREE
 @click.argument("design", default="v7.3")
-@click.option("--scenario", "-s", "scenarios", multiple=True, metavar="NAME", help="A scenario.")
+@scenario_option
 @click.option("--budget", type=DURATION, default=60.0, help="Stop a search after that time.")
 @click.pass_context
 def diff_command(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from septum.cli.errors import Problem
 from septum.explore import STRATEGIES, Options
 from septum.machine import MEMORY_MODELS
 
@@ -94,8 +96,16 @@ def html_option(function: F) -> F:
         "--html",
         type=click.Path(dir_okay=False, path_type=Path),
         metavar="FILE",
+        callback=_writable,
         help="Also write a self-contained HTML report.",
     )(function)
+
+
+def _writable(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    """Refuse a place that nothing can be written to before there is something to write."""
+    if path is not None and not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise click.BadParameter(f"{str(path)!r} cannot be written; name another place")
+    return path
 
 
 def campaign_option(function: F) -> F:
@@ -111,12 +121,12 @@ def campaign_option(function: F) -> F:
 def write_html(path: Path, text: str) -> None:
     """Write the report.
 
-    :raises click.FileError: with what the system said.
+    :raises Problem: with what the system said.
     """
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise click.FileError(str(path), f"{error.strerror}; name another place") from None
+        raise Problem(f"{path}: {error.strerror}; name another place with --html") from None
 
 
 def search_options(function: F) -> F:

@@ -29,7 +29,7 @@ _OPTIONS = (
     click.option("--expect", "expected", type=INPUT, help="Compare with reviewed verdicts."),
     click.option(
         "--save",
-        type=click.Path(path_type=Path),
+        type=click.Path(file_okay=False, path_type=Path),
         metavar="DIR",
         help="Write counterexamples to DIR (default: the user's cache; with --expect, nowhere).",
     ),
@@ -64,8 +64,12 @@ class Output:
 
     @classmethod
     def taken_from(cls, options: dict[str, Any]) -> Output:
-        """Its own among a command's options, which are taken out."""
-        return cls(**{name: options.pop(name) for name in cls.__dataclass_fields__})
+        """Its own among a command's options, which are taken out.  A file of reviewed verdicts
+        that cannot be read is refused now, before anything is explored."""
+        out = cls(**{name: options.pop(name) for name in cls.__dataclass_fields__})
+        if out.expected is not None:
+            expect.load(out.expected)
+        return out
 
     def tell(self, outcome: Outcome, *, named: bool, after: Callable[[], Sequence[str]]) -> int:
         """Print and write everything; the exit status.
@@ -78,8 +82,6 @@ class Output:
         if self.save is not None or self.expected is None:
             files = save_all(results, self.save or default_directory())
         differences = self._differences(outcome, named)
-        if self.html is not None:
-            write_html(self.html, html_page(results, files, outcome.seconds))
         if self.form == "json":
             document = check_document(
                 results,
@@ -93,6 +95,8 @@ class Output:
             click.echo(_TEST_REPORTS[self.form](results, files), nl=False)
         else:
             self._text(outcome, files, differences)
+        if self.html is not None:  # last: what cannot be written must not cost the verdicts
+            write_html(self.html, html_page(results, files, outcome.seconds))
         if outcome.interrupted:
             click.echo("\n".join(after()), err=True)
             return 130

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from septum.cli.options import format_option, write_html
+from septum.cli.options import format_option, html_option, write_html
 from septum.report.documents import dump, replay_document, replay_look_document, replay_status
 from septum.report.replay_more import comparison_lines, history_lines
 from septum.report.replay_page import replay_page
@@ -50,7 +50,7 @@ class _Gfn(click.ParamType[int]):
 @click.option("--gfn", type=_Gfn(), help="Show all changes that touch this GFN (hexadecimal).")
 @click.option("--at", "at", metavar="TIME|LINE", help="Stop there and show the trees.")
 @click.option("--against", metavar="FILE", help="Compare one FILE with this recording.")
-@click.option("--html", type=click.Path(path_type=Path), help="Also write a page with plots.")
+@html_option
 @click.option(
     "--export", type=click.Path(path_type=Path), help="Also write the changes: .parquet or .csv."
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 import click
 
@@ -17,7 +17,7 @@ from septum.report.layout import WIDTH, Paint, plain
 
 __all__ = ["colour", "painter", "width"]
 
-_STYLES: dict[str, dict[str, str | bool]] = {
+_STYLES: dict[str, dict[str, Any]] = {
     "violated": {"fg": "red", "bold": True},
     "holds": {"fg": "green"},
     "bounded": {"fg": "yellow"},
@@ -33,10 +33,13 @@ _STYLES: dict[str, dict[str, str | bool]] = {
 }
 
 
-def colour(stream: TextIO) -> bool:
-    """Whether ``stream`` shall get colour."""
+def colour(stream: TextIO | None) -> bool:
+    """Whether ``stream`` shall get colour; None is one that the caller has closed."""
     return (
-        stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "") != "dumb"
+        stream is not None
+        and stream.isatty()
+        and not os.environ.get("NO_COLOR")
+        and os.environ.get("TERM", "") != "dumb"
     )
 
 
@@ -47,7 +50,7 @@ def painter() -> Paint:
 
     def paint(kind: str, text: str) -> str:
         style = _STYLES.get(kind)
-        return click.style(text, **style) if style else text  # type: ignore[arg-type]
+        return click.style(text, **style) if style else text
 
     return paint
 

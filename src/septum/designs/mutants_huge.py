@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from septum.designs.mutants_base import Mutant, change, toggles
 
@@ -36,11 +36,16 @@ _LOCKED: Final = "    kvm.mmu_lock.write_lock()\n"
 
 
 def _mutant(
-    name: str, doc: str, scenario: str, rule: str, *hunks: tuple[str, str, str], **more: str
+    name: str,
+    doc: str,
+    scenario: str,
+    rule: str,
+    *hunks: tuple[str, str, str],
+    base: str = _BASE,
+    **more: Any,
 ) -> Mutant:
-    base = more.pop("base", _BASE)
     changes = tuple(change(*hunk) for hunk in hunks)
-    return Mutant(name, "6.6", doc, scenario, rule, changes, base=base, **more)  # type: ignore[arg-type]
+    return Mutant(name, "6.6", doc, scenario, rule, changes, base=base, **more)
 
 
 MUTANTS: Final = (

@@ -143,6 +143,8 @@ def lookup(spec: str) -> Design:
 @cache
 def _named(name: str) -> Design:
     module = _builtin().get(name)
+    if module is None and Path(name).exists():
+        raise DesignError(f"{name}: no design: the name of a design's file ends in .py")
     if module is None:
         raise DesignError(
             f"no design {name!r}{nearest(name, design_names())}; `septum designs` lists them"

@@ -30,6 +30,8 @@ from septum.machine.dependency import (
     WAIT,
     WRITE,
 )
+from septum.native.answers import FREED, LOAD, Answers
+from septum.native.answers import SEAMCALL as ASKED
 from septum.native.image import SEQUENTIAL, STACK_SIZE, STACKS
 from septum.native.kernel import Kernel, KernelError
 from septum.native.notice import Notice
@@ -82,6 +84,7 @@ class Driver:
         self.first: dict[int, dict[int, int]] = {}  # values as an attempt met them
         self.own: dict[int, dict[int, int]] = {}  # and as it left them
         self._pending: dict[int, tuple[Event | None, Granule, int, int]] = {}
+        self.answers: Answers | None = None  # notes what is done here for the scheduler in C
 
     # --- calls -------------------------------------------------------------------------
 
@@ -304,9 +307,7 @@ class Driver:
         what, arg = ev.arg[0], ev.arg[1]
         m = self.m
         if what == TELL_FREED:
-            pages = self.kernel.free_pages
-            pages.set(pages.v | {arg})
-            m.emit("page_freed", arg)
+            self._freed(number, arg)
         elif what == TELL_REACHED:
             m.reach(self.image.text(arg))
         elif what == TELL_LAST:
@@ -315,6 +316,23 @@ class Driver:
                 dying.poke(True)
         elif what == TELL_ROUND:
             self._round(number, arg)
+
+    def _freed(self, number: int, pfn: int) -> None:
+        if self.answers is not None and self.m.exploring:
+            self.answers.begin(FREED, number, pfn)
+        pages = self.kernel.free_pages
+        pages.set(pages.v | {pfn})
+        self.m.emit("page_freed", pfn)
+        if self.answers is not None:
+            self.answers.end()
+
+    def load(self, number: int, position: int, load: Callable[[], None]) -> None:
+        """Give the guest what the task's operation at ``position`` lets it do."""
+        if self.answers is not None and self.m.exploring:
+            self.answers.begin(LOAD, number, position)
+        load()
+        if self.answers is not None:
+            self.answers.end()
 
     def _round(self, number: int, vcpu: int) -> None:
         """A round of vcpu_run() that got nowhere waits for what stopped it."""
@@ -332,6 +350,10 @@ class Driver:
         code = leaf & 0xFFFF
         name = SEAMCALL_NAMES.get(code, f"SEAMCALL {code}")
         cpu = image.cpu(number)
+        answers = self.answers if m.exploring else None
+        if answers is not None:
+            started = int(m.current.started)
+            answers.begin(ASKED, number, cpu, leaf, variant, started, *regs.values())
         if m.interleaving and not m.current.started:
             self._point("SEAMCALL", name, ev.pc)
         result: Any
@@ -349,7 +371,11 @@ class Driver:
         if variant:
             for n, register in enumerate(_REGISTERS):
                 kernel.poke(args + 8 * n, getattr(result, register, 0))
+                if answers is not None:
+                    answers.register(n, getattr(result, register, 0))
         ev.result = result.rax
+        if answers is not None:
+            answers.end(result.rax)
 
     def _enter(self, number: int, cpu: int, result: Any) -> Any:
         """VP.ENTER up to the TD exit."""
@@ -361,6 +387,8 @@ class Driver:
                 self.m.reach("VP.ENTER returned BUSY")
             return result
         self.entered[number] = True
+        if self.answers is not None:
+            self.answers.entered()
         self.first.pop(number, None)
         self.own.pop(number, None)
         self.m.current.blame = {}
@@ -369,6 +397,8 @@ class Driver:
         if vcpu.guest.halted.v:
             # Userspace asks the vCPU to leave KVM_RUN: what ends the operation.
             self.kernel.leave(cpu)
+            if self.answers is not None:
+                self.answers.leave(cpu)
         return result
 
     def describe_last(self, number: int) -> str:

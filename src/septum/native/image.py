@@ -17,7 +17,10 @@ import signal
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from septum.native.answers import Answers
 
 __all__ = [
     "ARENA",
@@ -31,6 +34,7 @@ __all__ = [
     "Event",
     "Image",
     "ImageError",
+    "map_memory",
 ]
 
 TASKS: Final = 8
@@ -137,7 +141,11 @@ _LIBC.mmap.argtypes = [
 ]
 
 
-def _map(addr: int, size: int) -> None:
+def map_memory(addr: int, size: int) -> None:
+    """Fresh zeroed memory at a fixed address; what is not touched costs nothing.
+
+    :raises ImageError: the address is taken.
+    """
     size = size + PAGE - 1 & -PAGE
     prot = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED_NOREPLACE
@@ -159,6 +167,8 @@ class Image:
         self.path = path
         self.symbols = symbols
         self._keep: list[Any] = []
+        self.answers: Answers | None = None
+        self.engine_mapped = False
         self._start_marks: list[bytes] = []
         self._load(path.read_bytes())
         self.config = self._array("septum_config", len(_CONFIG))
@@ -166,7 +176,8 @@ class Image:
         self.resume = self.function("septum_resume", 1)
         self.can = self.function("septum_can", 1)
         self.begin = self.function("septum_begin", 0)
-        self.held_write = self.function("septum_held_write", 2)
+        self._held_write = self.function("septum_held_write", 2)
+        self._looks: dict[str, Callable[[int], int]] = {}
         self.memory_hash = self.function("septum_memory_hash", 0)
         self._spawn = self.function("septum_spawn", 7)
         self._save = self.function("septum_save", 0)
@@ -189,7 +200,7 @@ class Image:
             raise ImageError(f"{self.path}: not an image; build it again with --clean")
         phoff, phnum = struct.unpack_from("<Q", data, 32)[0], struct.unpack_from("<H", data, 56)[0]
         end = self.symbols["septum_end"]
-        _map(IMAGE, end - IMAGE)
+        map_memory(IMAGE, end - IMAGE)
         for n in range(phnum):
             kind, _, offset, addr, _, size = struct.unpack_from("<IIQQQQ", data, phoff + 56 * n)
             if kind == 1 and size:
@@ -197,13 +208,13 @@ class Image:
         for cpu in range(1, CPUS):
             # Stubs come along: some of them stand for per-CPU variables.
             first = self.symbols["septum_percpu"] & -PAGE
-            _map(self._percpu(cpu), self.symbols["septum_stub_data_end"] - first)
+            map_memory(self._percpu(cpu), self.symbols["septum_stub_data_end"] - first)
             ctypes.memmove(self._percpu(cpu), first, self._percpu_size())
-        _map(ARENA, ARENA_SIZE)
-        _map(STACKS, STACK_SIZE * (TASKS + 1))
-        _map(STRUCTS, STRUCTS_SIZE)
-        _map(SHADOW, 0x1000_0000)
-        _map(SAVED, SAVED_SIZE)
+        map_memory(ARENA, ARENA_SIZE)
+        map_memory(STACKS, STACK_SIZE * (TASKS + 1))
+        map_memory(STRUCTS, STRUCTS_SIZE)
+        map_memory(SHADOW, 0x1000_0000)
+        map_memory(SAVED, SAVED_SIZE)
 
     def _percpu(self, cpu: int) -> int:
         return (self.symbols["septum_percpu"] & -PAGE) + cpu * CPU_STRIDE
@@ -306,9 +317,11 @@ class Image:
 
     # --- memory --------------------------------------------------------------------------
 
-    @staticmethod
-    def u64(addr: int) -> int:
-        return ctypes.c_uint64.from_address(addr).value
+    def u64(self, addr: int) -> int:
+        value = ctypes.c_uint64.from_address(addr).value
+        if self.answers is not None:
+            self.answers.loaded(addr, 8, value)
+        return value
 
     @staticmethod
     def page(addr: int) -> Sequence[int]:
@@ -327,6 +340,13 @@ class Image:
         for shared, base, end in self._shared:
             if base <= addr < end:
                 ctypes.c_uint8.from_address(shared + (addr - base >> 3)).value = 1
+
+    def held_write(self, task: int, lock: int) -> int:
+        """Whether a task holds a lock for writing."""
+        value = self._held_write(task, lock)
+        if self.answers is not None:
+            self.answers.held(task, lock, value)
+        return value
 
     def shared(self) -> list[int]:
         """Addresses of the granules whose accesses are scheduling points."""
@@ -348,9 +368,21 @@ class Image:
         at = self.symbols["septum_tasks"] + task * self.sizes() + self._cpu_at
         return self.u64(at)
 
-    @staticmethod
-    def load(addr: int, size: int) -> int:
-        return int.from_bytes(ctypes.string_at(addr, size), "little")
+    def load(self, addr: int, size: int) -> int:
+        value = int.from_bytes(ctypes.string_at(addr, size), "little")
+        if self.answers is not None:
+            self.answers.loaded(addr, size, value)
+        return value
+
+    def look(self, function: str, argument: int) -> int:
+        """Call a function of the image that only looks at its memory."""
+        known = self._looks.get(function)
+        if known is None:
+            known = self._looks[function] = self.function(function, 1)
+        value = known(argument)
+        if self.answers is not None:
+            self.answers.called(self.symbols[function], argument, value)
+        return value
 
     @staticmethod
     def text(addr: int) -> str:

@@ -78,9 +78,6 @@ class Kernel:
         self.struct = 0  # struct kvm
         self.mmu_lock = 0
         self.zap_word: Granule | None = None
-        self.level = image.function("septum_sp_level", 1)
-        self.is_mirror_sp = image.function("septum_sp_mirror", 1)
-        self.invalid = image.function("septum_sp_invalid", 1)
 
     def _fields(self) -> dict[str, tuple[int, int]]:
         image = self.image
@@ -158,8 +155,14 @@ class Kernel:
         """An SPTE as the Python models write it: one FROZEN for all versions."""
         return FROZEN_SPTE if raw == self.frozen else raw
 
+    def level(self, sp: int) -> int:
+        return self.image.look("septum_sp_level", sp)
+
     def is_mirror(self, sp: int) -> bool:
-        return bool(self.is_mirror_sp(sp) & 0xFF)
+        return bool(self.image.look("septum_sp_mirror", sp) & 0xFF)
+
+    def invalid(self, sp: int) -> int:
+        return self.image.look("septum_sp_invalid", sp)
 
     def wait_for_sept_zap(self) -> int:
         """The flag that keeps vCPUs out, without a footprint."""

@@ -24,7 +24,10 @@ RUNTIME_FLAGS: Final = (
     *("-fno-stack-protector", "-fcf-protection=none", "-fomit-frame-pointer"),
     *("-Wall", "-Wextra", "-Wno-unused-parameter"),
 )
-_RUNTIME: Final = ("runtime.c", "memory.c", "pages.c", "locks.c", "traps.c")
+_RUNTIME: Final = (
+    *("runtime.c", "memory.c", "pages.c", "locks.c", "traps.c"),
+    *("ledger.c", "answers.c", "engine.c", "batch.c"),
+)
 _WRAPPED: Final = (
     "tdx_get_sysinfo",
     "tdx_guest_keyid_alloc",
@@ -82,7 +85,7 @@ def link(build: Kbuild, objects: Sequence[Path], out: Path) -> Path:
 def _glue(build: Kbuild, out: Path) -> list[Path]:
     flags = probe(build, out)
     made = []
-    names = ("kernel", "files", "kvm")
+    names = ("kernel", "files", "arch", "vcpu", "setup", "operations", "fields")
     with ThreadPoolExecutor(len(names)) as pool:
         problems = pool.map(
             lambda n: build.compile(CODE / f"{n}.c", out / f"{n}.raw.o", *flags), names

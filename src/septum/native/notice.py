@@ -12,6 +12,7 @@ from septum.kvm.tdx import (
     TDX_EXT_EXIT_QUAL_TYPE_MASK,
     TDX_EXT_EXIT_QUAL_TYPE_PENDING_EPT_VIOLATION,
 )
+from septum.native.answers import SPTE
 from septum.tdx.status import is_operand_busy
 
 if TYPE_CHECKING:
@@ -93,6 +94,16 @@ class Notice:
             if event is not None and event.op == "cmpxchg-failed":
                 m.reach("an SPTE cmpxchg lost")
             return
+        answers = kernel.image.answers if m.exploring else None
+        if answers is not None:
+            answers.begin(SPTE, number, addr, before, after)
+        self._changed(number, addr, before, after)
+        if answers is not None:
+            answers.end()
+
+    def _changed(self, number: int, addr: int, before: int, after: int) -> None:
+        """An entry of what may be a page table has another value."""
+        kernel, m = self.kernel, self.m
         sp = kernel.sp_of(addr)
         if not sp:
             return

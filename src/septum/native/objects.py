@@ -7,6 +7,7 @@ order more than it had to, never less.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from septum.machine import Cell
@@ -27,7 +28,7 @@ from septum.native.image import (
 if TYPE_CHECKING:
     from septum.native.kernel import Kernel
 
-__all__ = ["Granule", "Objects"]
+__all__ = ["COUNTER", "REFERENCES", "Granule", "Objects"]
 
 _BLOCK: Final = 32  # sizeof(struct block)
 COUNTERS: Final = frozenset(
@@ -95,6 +96,7 @@ class Objects:
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
+        self.on_new: Callable[[Granule], None] | None = None
         self._cells: dict[int, Granule] = {}
         self._structs: list[tuple[int, int, str]] = []  # address, size, kind
         self._fields: dict[str, list[tuple[int, int, str]]] = {}
@@ -118,8 +120,22 @@ class Objects:
         addr &= ~3 if STRUCTS <= addr < STRUCTS + STRUCTS_SIZE else ~7
         cell = self._cells.get(addr)
         if cell is None:
-            name, table = self._name(addr)
-            cell = self._cells[addr] = Granule(self.kernel, name, addr, table=table)
+            cell = self._cells[addr] = self._new(addr)
+        return cell
+
+    def cells(self) -> list[Granule]:
+        """All that are known so far."""
+        return list(self._cells.values())
+
+    def _new(self, addr: int) -> Granule:
+        # A name, once found, stays: looking for it is no part of what a call looks at.
+        image = self.kernel.image
+        answers, image.answers = image.answers, None
+        name, table = self._name(addr)
+        image.answers = answers
+        cell = Granule(self.kernel, name, addr, table=table)
+        if self.on_new is not None:
+            self.on_new(cell)
         return cell
 
     # --- names ---------------------------------------------------------------------------

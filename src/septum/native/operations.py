@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The scenarios' vocabulary, bound to functions of the glue (``c/kvm.c``).
+"""The scenarios' vocabulary, bound to functions of the glue (``c/operations.c``).
 
 Scenarios number GFNs for small tables; here every index bit becomes nine, so that two GFNs
 share tables in the kernel exactly when they do in the scenario.

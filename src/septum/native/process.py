@@ -137,6 +137,7 @@ def _serve(ours: Connection, pipe: Connection, board: mmap.mmap, wanted: Wanted)
     try:
         built = wanted.build()
         built.program.before_run = before
+        built.program.use_engine(built.plans)
     except (StartError, ImageError) as error:
         built = error
     while True:

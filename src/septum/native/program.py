@@ -16,7 +16,9 @@ from septum.machine import Decision, Execution, Finding, Halt, Limits, Machine, 
 from septum.machine.dependency import Footprint
 from septum.machine.events import CONTINUE, DEFAULT_LIMITS
 from septum.machine.geometry import Geometry
+from septum.native.answers import NativeMachine
 from septum.native.driver import Driver
+from septum.native.engine import Engine, Plan
 from septum.native.image import GMEM_PFN, Image
 from septum.native.kernel import Kernel
 from septum.native.operations import Call, bind, real_end, real_gfn
@@ -35,8 +37,8 @@ _WARM_UP = 40  # random executions that look for words that tasks share
 
 
 class SharingGrew(RuntimeError):
-    """An execution used a word in two tasks that was not a scheduling point before: what
-    was explored so far does not count."""
+    """An execution used a word in two tasks that was not a scheduling point before (or Python
+    answered the scheduler in C in two ways): what was explored so far does not count."""
 
 
 class NativeProgram(MachineProgram):
@@ -49,7 +51,13 @@ class NativeProgram(MachineProgram):
         self.driver = driver
         self.label = names
         self.before_run: Callable[[Sequence[Decision]], None] | None = None
+        self.engine: Engine | None = None
         self._known: tuple[str, ...] | None = None
+
+    def use_engine(self, plans: Sequence[Sequence[Plan]]) -> Engine:
+        """Let C run executions; ``plans`` is what the bodies do."""
+        self.engine = Engine(self.driver, self.task_names, plans)
+        return self.engine
 
     def run(
         self,
@@ -64,16 +72,47 @@ class NativeProgram(MachineProgram):
         image = self.driver.image
         if self.before_run is not None:
             self.before_run(prefix)
+        if self.engine is not None:
+            if not fingerprint and self._plain(policy):
+                self.engine.settle = self.settle
+                done = self.engine.run(prefix, sleep, limits, covered)
+                if image.new_shared_count.value:
+                    self.forget_sharing()
+                    raise SharingGrew
+                if done is not None:
+                    return done
+            self.engine.python_runs()
         image.restore()
         image.begin()
         self.driver.start()
         execution = super().run(
             prefix, sleep, policy, limits, fingerprint=fingerprint, covered=covered
         )
+        if self.engine is not None and self.engine.answers.conflict:
+            self.give_up_engine()
+            raise SharingGrew
         if image.new_shared_count.value:
             self.forget_sharing()
             raise SharingGrew
         return execution
+
+    def give_up_engine(self) -> None:
+        """Python runs everything from now on."""
+        self.engine = None
+        self.driver.answers = self.driver.image.answers = None
+        self.driver.kernel.objects.on_new = None
+        self.machine.answers = None  # type: ignore[attr-defined]
+
+    def _plain(self, policy: Policy) -> bool:
+        """Nothing that only Python can do is asked for."""
+        m = self.machine
+        return (
+            policy.kind == "continue"
+            and not m.tracing
+            and m.history is None
+            and m.state_hook is None
+            and not m.retries_allowed
+        )
 
     def words(self) -> tuple[str, ...]:
         """The words that are scheduling points, by names that other processes know."""
@@ -95,6 +134,8 @@ class NativeProgram(MachineProgram):
         """What was reported is a point by now."""
         self.driver.image.new_shared_count.value = 0
         self.machine.forget()
+        if self.engine is not None:
+            self.engine.python_runs()
         self._known = None
 
     def warm_up(self) -> int:
@@ -122,6 +163,7 @@ class NativeBuilt:
     monitors: Monitors
     program: NativeProgram
     driver: Driver
+    plans: list[list[Plan]]
     source: Mapping[str, Any]
     settled: dict[Hashable, tuple[Finding, ...]] = field(default_factory=dict)
 
@@ -179,7 +221,7 @@ def build_native(
     """
     chosen = {**scenario.params(), **(params or {})}
     geometry = Geometry(bits=chosen["bits"], levels=chosen["levels"])
-    machine = Machine()
+    machine = NativeMachine()
     profile = find_profile(chosen["profile"]) or PROFILES["linux-7.3"]
     kernel = Kernel(image, lines, machine, profile, bool(chosen["fine"]))
     driver = Driver(kernel)
@@ -189,11 +231,25 @@ def build_native(
     view = NativeView(kernel)
     watch(view)
     monitors = Monitors(view, {*monitors_off, *NOT_JUDGED})
-    bodies = _bodies(driver, geometry, scenario)
+    plans = _plans(driver, geometry, scenario)
+    bodies = [
+        (task.name, _body(driver, n, plan))
+        for n, (task, plan) in enumerate(zip(scenario.tasks, plans, strict=True))
+    ]
     program = NativeProgram(driver, bodies, name)
     design = SimpleNamespace(name=name, capabilities=frozenset())
     built = NativeBuilt(
-        design, scenario, chosen, machine, kernel, view, monitors, program, driver, origin or {}
+        design,
+        scenario,
+        chosen,
+        machine,
+        kernel,
+        view,
+        monitors,
+        program,
+        driver,
+        plans,
+        origin or {},
     )
     program.settle = _settle(built, geometry, bool(chosen["epilogue"]))
     machine.sequential = Task(-1, "sequential", None)
@@ -292,23 +348,32 @@ def _run(driver: Driver, call: Call, cpu: int, vcpu: int) -> int:
     return driver.call(name, *args, cpu=cpu, vcpu=vcpu)
 
 
-def _bodies(
-    driver: Driver, geometry: Geometry, scenario: Scenario
-) -> list[tuple[str, Callable[[], None]]]:
-    out: list[tuple[str, Callable[[], None]]] = []
+def _plans(driver: Driver, geometry: Geometry, scenario: Scenario) -> list[list[Plan]]:
+    """What each task does."""
+    out: list[list[Plan]] = []
     hosts = scenario.start.vcpus
     for task in scenario.tasks:
-        calls = [bind(geometry, task.vcpu, what) for what in task.ops]
         cpu = task.vcpu
         if cpu < 0:
             cpu, hosts = hosts, hosts + 1
-
-        def body(calls: list[Call] = calls, cpu: int = cpu, vcpu: int = task.vcpu) -> None:
-            for call in calls:
-                _run(driver, call, cpu, vcpu)
-
-        out.append((task.name, body))
+        plan = []
+        for name, args, program in (bind(geometry, task.vcpu, what) for what in task.ops):
+            load = None
+            if program:
+                load = partial(driver.kernel.vcpus[task.vcpu].guest.load, program)
+            plan.append(Plan(name, args, cpu, load))
+        out.append(plan)
     return out
+
+
+def _body(driver: Driver, number: int, plan: Sequence[Plan]) -> Callable[[], None]:
+    def run() -> None:
+        for position, call in enumerate(plan):
+            if call.load is not None:
+                driver.load(number, position, call.load)
+            driver.call(call.function, *call.args, cpu=call.cpu)
+
+    return run
 
 
 def _settle(built: NativeBuilt, geometry: Geometry, epilogue: bool) -> Callable[[], None]:

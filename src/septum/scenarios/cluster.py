@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import CancelledError
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 from septum.scenarios.crew import Crew
 from septum.scenarios.identity import code
@@ -14,6 +15,7 @@ __all__ = ["ClusterCrew", "NoCluster"]
 
 _WAIT_S = 10
 _here = code  # asked here, while `code` is sent to the workers
+_ADDRESS: Final = ": give the one that `dask scheduler` printed, e.g. tcp://host:8786"
 
 
 class NoCluster(RuntimeError):
@@ -34,12 +36,14 @@ class ClusterCrew(Crew):
             raise NoCluster(
                 "--cluster needs Dask: install it with `pip install 'septum[cluster]'`"
             ) from None
+        if not re.fullmatch(r"inproc://\S+|(\w+://)?\S+:\d+", address):
+            # A Client of nonsense prints a traceback when it is collected.
+            raise NoCluster(f"{address!r} is no address{_ADDRESS}")
         try:
             self._client = distributed.Client(address, timeout=_WAIT_S, set_as_default=False)
         except (OSError, ValueError) as error:
             raise NoCluster(
-                f"no Dask scheduler answers at {address} ({type(error).__name__}): give the "
-                "address that `dask scheduler` printed, e.g. tcp://host:8786"
+                f"no Dask scheduler answers at {address} ({type(error).__name__}){_ADDRESS}"
             ) from None
         try:
             super().__init__(self._client.get_executor(pure=False), self._check(address))

@@ -182,7 +182,8 @@ def load(path: Path) -> Counterexample:
             raise BadCounterexample(f"{path}: {key!r} should be a JSON {kind.__name__}")
     if data["format"] > FORMAT:
         raise BadCounterexample(
-            f"{path}: format {data['format']} is newer than this septum reads ({FORMAT})"
+            f"{path}: format {data['format']} is newer than this septum reads ({FORMAT}): take a "
+            "newer septum"
         )
     if data["memory_model"] not in MEMORY_MODELS:
         raise BadCounterexample(
@@ -194,8 +195,9 @@ def load(path: Path) -> Counterexample:
     for key in ("id", "message", "step"):
         if key not in finding:
             raise BadCounterexample(f"{path}: finding: {key!r} is missing")
-    if not isinstance(finding["step"], int):
-        raise BadCounterexample(f"{path}: finding: 'step' should be a number")
+    for key in ("step", "task"):
+        if type(finding.get(key, -1)) is not int:
+            raise BadCounterexample(f"{path}: finding: {key!r} should be a number")
     return Counterexample(
         design=data["design"],
         scenario=data["scenario"],
@@ -208,7 +210,7 @@ def load(path: Path) -> Counterexample:
             str(finding["id"]),
             str(finding["message"]),
             finding["step"],
-            int(finding.get("task", -1)),
+            finding.get("task", -1),
             str(finding.get("object", "")),
         ),
         septum=data["septum"],

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from septum.tdx.console.lexer import LEVELS, ScriptError, Word, number, value_of
 from septum.tdx.console.names import Names, NamesError, nearest
@@ -180,9 +180,9 @@ def _td(reader: Reader) -> Statement:
                 slot = len(reader.names.tds) - 1
     made = MakeTd(name, slot, hkid=18 + slot)
 
-    def put(**values: object) -> None:
+    def put(**values: Any) -> None:
         nonlocal made
-        made = replace(made, **values)  # type: ignore[arg-type]
+        made = replace(made, **values)
 
     def state(word: Word) -> None:
         if word.text.upper() not in _STATES:

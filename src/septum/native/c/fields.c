@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* What the View reads: where members lie, and what has no offset. */
+#include "glue.h"
+
+#define FIELD(type, member) { #type "." #member, offsetof(struct type, member), \
+			      sizeof(((struct type *)0)->member) }
+
+struct septum_field {
+	const char *name;
+	u64 offset, size;
+} septum_fields[] = {
+	FIELD(kvm, mmu_lock),
+	FIELD(kvm, slots_lock),
+	FIELD(kvm, lock),
+	FIELD(kvm, srcu),
+	FIELD(kvm, mmu_invalidate_seq),
+	FIELD(kvm, mmu_invalidate_in_progress),
+	FIELD(kvm, mmu_invalidate_range_start),
+	FIELD(kvm, mmu_invalidate_range_end),
+	FIELD(kvm, vm_bugged),
+	FIELD(kvm, vm_dead),
+	FIELD(kvm, stat.pages_4k),
+	FIELD(kvm, stat.pages_2m),
+	FIELD(kvm, stat.pages_1g),
+	FIELD(kvm, users_count),
+	FIELD(kvm, mem_attr_array),
+	FIELD(kvm, memslots),
+	FIELD(kvm, arch.tdp_mmu_pages),
+	FIELD(kvm, arch.tdp_mmu_roots),
+	FIELD(kvm, arch.tdp_mmu_pages_lock),
+	FIELD(kvm, arch.pre_fault_allowed),
+	FIELD(vcpu_tdx, vp.tdvpr_page),
+	FIELD(kvm_tdx, wait_for_sept_zap),
+	FIELD(kvm_tdx, state),
+	FIELD(kvm_tdx, hkid),
+	FIELD(kvm_tdx, td.tdr_page),
+	FIELD(kvm_vcpu, mutex),
+	FIELD(kvm_vcpu, mode),
+	FIELD(kvm_vcpu, requests),
+	FIELD(kvm_vcpu, cpu),
+	FIELD(kvm_vcpu, arch.root_mmu.root.hpa),
+	FIELD(kvm_vcpu, arch.root_mmu.mirror_root_hpa),
+	FIELD(file, f_ref),
+	FIELD(page, _refcount),
+	FIELD(kvm_mmu_page, link),
+	FIELD(kvm_mmu_page, role),
+	FIELD(kvm_mmu_page, gfn),
+	FIELD(kvm_mmu_page, spt),
+	FIELD(kvm_mmu_page, external_spt),
+	FIELD(kvm_mmu_page, ptep),
+	FIELD(kvm_mmu_page, tdp_mmu_root_count),
+	FIELD(kvm_mmu_page, tdp_mmu_scheduled_root_to_zap),
+	{ "sizeof.kvm", 0, sizeof(struct kvm_tdx) },
+	{ "sizeof.kvm_vcpu", 0, sizeof(struct vcpu_tdx) },
+	{ "sizeof.kvm_mmu_page", 0, sizeof(struct kvm_mmu_page) },
+	{ "sizeof.file", 0, sizeof(struct file) },
+	{ "sizeof.page", 0, sizeof(struct page) },
+	{ "sizeof.bug_entry", 0, sizeof(struct bug_entry) },
+	{ "offset.bug_entry.flags", offsetof(struct bug_entry, flags), 2 },
+	{ "page.private", offsetof(struct page, private), 8 },
+	{ "value.FROZEN_SPTE", FROZEN_SPTE, 8 },
+	{ "value.SHADOW_NONPRESENT", SHADOW_NONPRESENT_VALUE, 8 },
+	{ "value.MMU_PRESENT", SPTE_MMU_PRESENT_MASK, 8 },
+	{ "value.VP_ENTER", 0, 8 },
+	{ NULL },
+};
+
+/* role bits are read through these, since unions of bit-fields have no offsets */
+u64 septum_sp_level(struct kvm_mmu_page *sp) { return sp->role.level; }
+u64 septum_sp_mirror(struct kvm_mmu_page *sp) { return is_mirror_sp(sp); }
+u64 septum_sp_invalid(struct kvm_mmu_page *sp) { return sp->role.invalid; }
