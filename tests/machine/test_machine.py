@@ -314,7 +314,7 @@ def test_an_exception_in_the_model_is_a_finding() -> None:
     assert e.findings[0].rule == "EXCEPTION" and "model bug" in e.findings[0].message
 
 
-def test_livelock_is_cut_off() -> None:
+def test_going_round_is_a_livelock() -> None:
     from septum.machine import Limits
 
     m = Machine()

@@ -146,11 +146,12 @@ _SEARCH = (
     ),
     click.option(
         "--retries",
-        type=click.IntRange(min=0),
+        type=click.IntRange(min=-1),
         default=0,
         show_default=True,
         metavar="N",
-        help="Repeats of a failed attempt that nobody influenced to explore before folding.",
+        help="Repeats of a failed attempt that nobody influenced to explore before folding "
+        "(-1: never fold; what then goes round for ever is finding LIVELOCK).",
     ),
     click.option(
         "--max-executions",

@@ -143,6 +143,9 @@ class Explorer:
             self._diverged(execution)
         elif execution.status == "covered":
             self._options(last)
+        elif execution.status == "matched":  # what led there was looked at when it was planned
+            for i in range(base, last + 1):
+                self._options(i)
         elif execution.status == "halted" and self._hold(execution, last):
             self._later(base, last, races)
         else:

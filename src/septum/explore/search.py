@@ -35,7 +35,7 @@ class Options:
     """How to search.
 
     :ivar retries: repeats of a failed attempt that nobody influenced, explored before
-        the retry is folded into an await.
+        the retry is folded into an await (-1: never is).
     :ivar max_executions: 0 = no bound of its own (for sampling: 1000), -1 = none at all.
     :ivar budget_s: seconds, 0 = no bound.
     :ivar depth: of the bugs that ``pct`` looks for.

@@ -39,6 +39,7 @@ from septum.machine.events import (
     MachineError,
     Policy,
 )
+from septum.machine.rounds import Rounds, endless, starving, state_of
 from septum.machine.state import Cell, Task
 from septum.machine.where import caller
 
@@ -68,6 +69,8 @@ class Machine:
     :ivar seq: index of the event being executed.
     :ivar muted: rules that `report` drops (monitors switched off).
     :ivar enabled_now: tasks that can run where a decision is due.
+    :ivar opaque: modules whose frames say nothing about where a task is (None: none do, so
+        states are not compared, `septum.machine.rounds`).
     :ivar memory_model: ``SC`` or ``TSO`` (`septum.machine.buffers`).
     :ivar buffers: the store buffers while tasks run under TSO; None under SC, and where
         nothing is buffered: in an atomic step, and while monitors look.
@@ -88,6 +91,8 @@ class Machine:
         self.current = self.sequential
         self.findings: list[Finding] = []
         self.reached: set[str] = set()
+        self.opaque: tuple[str, ...] | None = ("septum.machine", "septum.explore")
+        self.rounds: Rounds | None = None
         self.retries_allowed = 0
         self.retries_folded = 0
         self.history: list[Any] | None = None
@@ -165,9 +170,21 @@ class Machine:
         task.off = -1
         if not task.started:
             task.started = True
+            task.places[(op, obj)] = (0, 0)
             assert self._main is not None
             self._main.switch()
         else:
+            places = task.places
+            key = (op, obj)
+            n = len(task.trail)
+            before = places.get(key)
+            if before is None:
+                places[key] = (n, 0)
+            else:
+                length = n - before[0]
+                places[key] = (n, length)
+                if length == before[1] and self.rounds is not None:
+                    self._look(self.rounds, task, length)
             chosen = self._schedule()
             if chosen is None:
                 assert self._main is not None
@@ -196,6 +213,7 @@ class Machine:
         task.count += 1
         task.ready = None
         log.append(event)
+        task.trail.append(position)
         if self.history is not None:
             self.history = self.histories[task.id]
         if self.tracing:
@@ -235,6 +253,8 @@ class Machine:
             if choice >= len(options):
                 self._diverged = f"step {position}: choice {name} has no option {choice}"
                 choice = 0
+        elif self.rounds is not None and self.rounds.sure:
+            choice = min(self.log[position - self.rounds.period].choice, len(options) - 1)
         elif self._policy.kind in ("random", "pct"):
             choice = self._random.randrange(len(options))
         elif self._policy.kind == "script":
@@ -250,14 +270,18 @@ class Machine:
 
     # --- findings and reachability ------------------------------------------------
 
-    def report(self, rule: str, message: str, obj: str = "") -> None:
-        """Record a finding at the current event; the execution goes on."""
+    def report(self, rule: str, message: str, obj: str = "", *, since: int = -1) -> None:
+        """Record a finding at the current event; the execution goes on.
+
+        :param since: position of the step at which what repeats for ever begins.
+        """
         if rule in self.muted:
             return
         for f in self.findings:
             if f.rule == rule and f.message == message:
                 return
-        self.findings.append(Finding(rule, message, len(self.log) - 1, self.current.id, obj))
+        at = len(self.log) - 1
+        self.findings.append(Finding(rule, message, at, self.current.id, obj, since))
 
     def fatal(self, rule: str, message: str, obj: str = "") -> None:
         """Record a finding and end the execution (BUG())."""
@@ -308,7 +332,7 @@ class Machine:
         task = self.current
         blame = task.blame
         task.blame = {}
-        if not blame:
+        if not blame or (self.retries_allowed < 0 and self.exploring):
             return
         if not self.exploring or self.dead:
             if any(cell.wseq > at for cell, at in blame.items()):
@@ -380,6 +404,7 @@ class Machine:
         self.sequential = Task(-1, "sequential", None)
         self.tasks = [Task(i, name, body) for i, (name, body) in enumerate(bodies)]
         self._choose_memory_model()
+        self.rounds = None if self.opaque is None else Rounds()
         if self.history is not None:
             self.histories = [[] for _ in self.tasks]
         if policy.kind == "pct":
@@ -489,6 +514,7 @@ class Machine:
         self.exploring = self.interleaving = False
         self.buffers = self._all_buffers = None
         self.locked_point = self.point
+        self.rounds = None
         for task in self.tasks:
             glet = task.glet
             if glet is not None and not glet.dead:
@@ -539,14 +565,64 @@ class Machine:
         position = len(self.log)
         if self._status or self.dead:
             return None
+        start = -1
+        if self.rounds is not None:
+            start = self.rounds.start
+            self.rounds.start = -1
         if position < len(self._prefix):
-            return self._follow(self._prefix[position].task, position)
+            wanted = self._prefix[position].task
+            if start >= 0 and self._in_vain(wanted, start):
+                self._status = "matched"
+                self.retries_folded += 1
+                return None
+            return self._follow(wanted, position)
         if self._covered:
             step = self._last_step()
             if any(not clash(seen, step) for seen in self._covered):
                 self._status = "covered"
                 return None
             self._covered = ()
+        enabled = self._enabled(position)
+        if not enabled:
+            return None
+        only: list[int] = []
+        if self.rounds is not None and (start >= 0 or self.rounds.sure):
+            only = self._round(self.rounds, start, enabled)
+            if self._status:
+                return None
+            if self.rounds.sure:
+                self.enabled_now = tuple([t.id for t in enabled])
+                return self.tasks[only[0]]
+        if position >= self._limits.steps:
+            self._status = "limit"
+            since = endless(self.log, enabled)
+            if since >= 0:
+                text = f"no end after {position} steps: the last {position - since} repeat"
+                self.report("LIVELOCK", text, since=since)
+            return None
+        if self.state_hook is not None:
+            self.enabled_now = tuple([t.id for t in enabled])
+            if not self.state_hook():
+                self._status = "matched"
+                return None
+        self.enabled_now = tuple([t.id for t in enabled])
+        sleep = self._sleep
+        if sleep:
+            last = self._last_step()
+            for tid in [t for t, step in sleep.items() if clash(step, last)]:
+                del sleep[tid]
+        candidates = enabled
+        if sleep or only:
+            candidates = [
+                t for t in enabled if t.id not in sleep and (not only or t.id in only)
+            ]
+            if not candidates:
+                self._status = "held"
+                return None
+        return self._pick(candidates, position)
+
+    def _enabled(self, position: int) -> list[Task]:
+        """Who can run; nobody: the execution is over."""
         enabled: list[Task] = []
         waiting = False
         for task in self.tasks:
@@ -564,29 +640,64 @@ class Machine:
                 waits = [t.op for t in self.tasks if not t.done and not t.daemon]
                 self._status = "deadlock" if all(w.endswith("lock") for w in waits) else "stuck"
                 self._report_blocked()
-            return None
-        if position >= self._limits.steps:
-            self._status = "limit"
-            self.report("LIVELOCK", f"no end after {position} steps")
-            return None
-        if self.state_hook is not None:
-            self.enabled_now = tuple([t.id for t in enabled])
-            if not self.state_hook():
-                self._status = "matched"
-                return None
-        self.enabled_now = tuple([t.id for t in enabled])
-        sleep = self._sleep
-        if sleep:
-            last = self._last_step()
-            for tid in [t for t, step in sleep.items() if clash(step, last)]:
-                del sleep[tid]
-            candidates = [t for t in enabled if t.id not in sleep]
-            if not candidates:
-                self._status = "held"
-                return None
-        else:
-            candidates = enabled
-        return self._pick(candidates, position)
+        return enabled
+
+    # --- going round in cycles (septum.machine.rounds) --------------------------------
+
+    def _look(self, rounds: Rounds, task: Task, length: int) -> None:
+        """A task may be about to do once more what it has done twice, in ``length`` events:
+        compare the state with those in which that was so before."""
+        if rounds.sure or not rounds.again(task.trail, length, self.log):
+            return
+        if self.opaque is not None and rounds.worth_a_look(task.id, task.op, task.obj):
+            shared = self.fingerprint(self._begun)
+            rounds.seen(len(self.log), state_of(self.tasks, shared, task, self.opaque))
+
+    def _in_vain(self, wanted: int, start: int) -> bool:
+        """Whether the prefix goes once more round a cycle out of which others would lead:
+        all that follows follows without that, too."""
+        enabled = [t for t in self.tasks if not t.done and (t.ready is None or t.ready())]
+        left = starving(self.log, start, enabled)
+        return bool(left) and wanted not in left
+
+    def _round(self, rounds: Rounds, start: int, enabled: list[Task]) -> list[int]:
+        """Who may come next where a cycle is over: those that it starves.  It is repeated if
+        there are none, and reported if that went on long enough."""
+        position = len(self.log)
+        if not rounds.sure:
+            left = starving(self.log, start, enabled)
+            if left:
+                if self._policy.kind == "pct":
+                    for t in {event.task for event in self.log[start:]} - set(left):
+                        self._priority[t] = min(self._priority) - 1
+                return left
+            rounds.run_on(start, position, self.reached)
+        if not rounds.goes_on(self.log):
+            return []
+        if position >= rounds.until:
+            self._endless(rounds)
+            return []
+        next_one = self.log[position - rounds.period].task
+        if all([t.id != next_one for t in enabled]):
+            rounds.give_up()
+            return []
+        return [next_one]
+
+    def _endless(self, rounds: Rounds) -> None:
+        """Report a cycle, and forget that it was run on."""
+        self.log = self.log[: rounds.end]
+        self.reached = rounds.reached
+        self.findings = [f for f in self.findings if f.step < rounds.end]
+        self._status = "livelock"
+        going = {event.task for event in self.log[rounds.began :]}
+        names = ", ".join([t.name for t in self.tasks if t.id in going])
+        text = f"{names}: the last {rounds.period} steps repeat for ever"
+        waits = [
+            f"{t.name} waits at {t.op} {t.obj}"
+            for t in self.tasks
+            if not t.done and not t.daemon and t.id not in going
+        ]
+        self.report("LIVELOCK", "; ".join([text, *waits]), since=rounds.began)
 
     def _last_step(self) -> Footprint:
         """What the last step did, its choices included."""
@@ -618,6 +729,13 @@ class Machine:
     def _pick(self, candidates: list[Task], position: int) -> Task:
         kind = self._policy.kind
         if kind == "continue":
+            rounds = self.rounds
+            if rounds is not None and position < rounds.until and self.state_hook is None:
+                wanted = self.log[position - rounds.period].task  # let it repeat, or not
+                for task in candidates:
+                    if task.id == wanted:
+                        return task
+                rounds.until = 0
             return self.current if self.current in candidates else candidates[0]
         if kind == "lowest":
             return candidates[0]

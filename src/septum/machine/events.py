@@ -44,13 +44,15 @@ class Decision(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Finding:
     """A broken rule.  ``rule`` is ``I<n>``, ``BUG:<function>``, ``WARN:<function>``,
-    ``DEADLOCK``, ``STUCK``, ``LIVELOCK``, ``RACE`` or ``EXCEPTION``."""
+    ``DEADLOCK``, ``STUCK``, ``LIVELOCK``, ``RACE`` or ``EXCEPTION``.  ``since``: log position
+    from which on the steps up to ``step`` repeat for ever (-1: nothing does)."""
 
     rule: str
     message: str
     step: int
     task: int
     obj: str = ""
+    since: int = -1
 
 
 @mypyc_attr(serializable=True)
@@ -127,7 +129,7 @@ class Policy:
 @mypyc_attr(native_class=False)
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """``steps``: events per execution before it is given up as a livelock."""
+    """``steps``: events per execution before it is given up."""
 
     steps: int = 20_000
 
@@ -144,7 +146,8 @@ class Execution:
     ``status``: ``complete`` (every task finished), ``covered`` (the prefix turned out to
     be explored already), ``held`` (only tasks that the sleep set forbids could run),
     ``deadlock`` (all wait for locks), ``stuck`` (some
-    await what no one will change), ``limit``, ``halted`` (BUG), ``diverged`` (the
+    await what no one will change), ``livelock`` (a fair cycle of states), ``matched`` (in a
+    state that was met before), ``limit``, ``halted`` (BUG), ``diverged`` (the
     prefix named a task that could not run).
     """
 

@@ -86,12 +86,14 @@ class Task:
         "obj",
         "off",
         "op",
+        "places",
         "rcu_depth",
         "rcu_section",
         "ready",
         "retries",
         "since",
         "started",
+        "trail",
         "wait",
     )
 
@@ -116,3 +118,6 @@ class Task:
         self.retries = 0
         self.wait: tuple[Cell, Callable[[Any], bool]] | None = None
         self.arena: dict[str, int] = {}
+        self.trail: list[int] = []  # log positions of its events
+        # By access: how many events came before its last, and since the one before that.
+        self.places: dict[tuple[str, str], tuple[int, int]] = {}

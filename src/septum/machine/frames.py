@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Where a task is in its code, as a value: for telling that it is there again.
+
+Read from Python's frames, so not compiled.  Frames of the machine, and of what else may be
+compiled, are left out in both builds: there a task is identified by what it has seen
+(`septum.machine.rounds`).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from enum import Enum
+from types import FrameType, FunctionType, GeneratorType, MethodType
+from typing import Any
+
+from septum.machine.state import Cell, Task
+
+__all__ = ["place"]
+
+_DEPTH = 3  # of objects in local variables: what they hold, and what that holds
+_ATOMS = (int, str, bytes, float, type(None), Enum, type)
+
+
+def place(task: Task, opaque: tuple[str, ...], *, running: bool) -> object:
+    """Function, instruction and local variables of every frame of a task that has begun;
+    comparable, not hashable.
+
+    :param opaque: modules (with all below them) whose frames do not count.
+    :param running: the task is the one that asks.
+    """
+    frame = sys._getframe(1) if running else getattr(task.glet, "gr_frame", None)
+    return _Reader(opaque).frames(frame)
+
+
+class _Reader:
+    """Reads one task; an object that was read already is not read again."""
+
+    def __init__(self, opaque: tuple[str, ...]) -> None:
+        self.opaque = opaque
+        self.seen: set[int] = set()
+
+    def frames(self, frame: FrameType | None) -> tuple[object, ...]:
+        out: list[object] = []
+        while frame is not None:
+            if not frame.f_globals.get("__name__", "").startswith(self.opaque):
+                out.append((frame.f_code, frame.f_lasti, self._names(frame.f_locals, _DEPTH)))
+            frame = frame.f_back
+        return tuple(out)
+
+    def _names(self, values: Mapping[Any, Any], depth: int) -> tuple[object, ...]:
+        return tuple((name, self._value(value, depth)) for name, value in values.items())
+
+    def _value(self, value: Any, depth: int) -> object:
+        """What it holds now; shared state (cells) by name, the journal knows its values."""
+        kind = type(value)
+        if isinstance(value, _ATOMS):
+            return value
+        if isinstance(value, Cell):
+            return value.name
+        if kind is FunctionType:
+            return value.__qualname__
+        if depth == 0 or id(value) in self.seen or kind.__module__.startswith(self.opaque):
+            return kind.__name__
+        self.seen.add(id(value))
+        if kind is MethodType:
+            return (value.__qualname__, self._value(value.__self__, depth - 1))
+        if kind is GeneratorType:
+            return (self.frames(value.gi_frame), self._value(value.gi_yieldfrom, depth))
+        if isinstance(value, tuple | list):
+            return (kind.__name__, *[self._value(v, depth) for v in value])
+        if isinstance(value, set | frozenset):
+            return (kind.__name__, *sorted(repr(self._value(v, depth)) for v in value))
+        if isinstance(value, dict):
+            keys = [(self._value(k, depth), self._value(v, depth)) for k, v in value.items()]
+            return (kind.__name__, *keys)
+        return (kind.__name__, *self._attributes(value, depth - 1))
+
+    def _attributes(self, value: Any, depth: int) -> list[object]:
+        out: list[object] = list(self._names(getattr(value, "__dict__", {}), depth))
+        for cls in type(value).__mro__:
+            slots = cls.__dict__.get("__slots__", ())
+            for name in (slots,) if isinstance(slots, str) else slots:
+                if hasattr(value, name):
+                    out.append((name, self._value(getattr(value, name), depth)))
+        return out

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Tasks that go round in a cycle of states, noticed while they run.
+
+A state is: the shared memory, and of each task where it is in its code, with its local
+variables (`septum.machine.frames`).  Comparing states is dear, so it is done only where a
+task is about to do what it did before, after the same steps with the same values twice.
+
+A cycle in which each task takes a step, or cannot at some point in it, can be repeated for
+ever by a scheduler that is fair: that is finding LIVELOCK.  Before it is reported the cycle
+is run on for a while, which catches what local variables do not show (a counter inside an
+iterator).  In any other cycle somebody was not let run who could: whoever that is comes next.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from septum.machine.events import Event
+from septum.machine.frames import place
+from septum.machine.state import Task
+
+__all__ = ["CONFIRM", "Rounds", "endless"]
+
+CONFIRM: Final = 300
+"""Steps for which a cycle is repeated, at least, before it is taken for endless."""
+
+_LOOKS = 8  # at one place; then at every power of two
+_TIMES = 10  # how often the end of an execution repeats, at least, without known states
+
+
+def same(one: Event, other: Event) -> bool:
+    """Whether two events of a task did the same and saw the same."""
+    return bool(
+        one.task == other.task
+        and one.op == other.op
+        and one.obj == other.obj
+        and one.choice == other.choice
+        and one.seen == other.seen
+        and one.left == other.left
+    )
+
+
+class Rounds:
+    """What is known of the present run.
+
+    :ivar start: set while a decision is due in a state that the run was in before: log
+        position of that; else -1.
+    :ivar period: of what is repeated now, in log positions (0: nothing is); ``until`` which
+        position.
+    :ivar sure: the cycle that is repeated is one, fair, and is run on to be reported:
+        it ``began`` and was over (``end``) there, having ``reached`` that.
+    """
+
+    __slots__ = (
+        "began",
+        "checked",
+        "end",
+        "looks",
+        "period",
+        "reached",
+        "start",
+        "states",
+        "sure",
+        "until",
+    )
+
+    def __init__(self) -> None:
+        self.start = -1
+        self.period = 0
+        self.until = 0
+        self.sure = False
+        self.began = self.end = self.checked = 0
+        self.reached: set[str] = set()
+        self.looks: dict[tuple[int, str, str], int] = {}
+        self.states: list[tuple[int, Any]] = []  # position, state
+
+    def again(self, trail: list[int], length: int, log: list[Event]) -> bool:
+        """Whether a task whose events are at ``trail`` has done the same twice, in ``length``
+        events each.  If others did something in between, that is to be repeated, too."""
+        n = len(trail)
+        if 2 * length > n:
+            return False
+        for i in range(n - 1, n - 1 - length, -1):
+            if not same(log[trail[i]], log[trail[i - length]]):
+                return False
+        period = trail[n - 1] - trail[n - 1 - length]
+        self.period = period if period > length else 0
+        self.until = len(log) + self.period if self.period else 0
+        return True
+
+    def worth_a_look(self, task: int, op: str, obj: str) -> bool:
+        """Loops with a counter are looked at ever less often."""
+        key = (task, op, obj)
+        n = self.looks.get(key, 0) + 1
+        self.looks[key] = n
+        return n <= _LOOKS or not n & (n - 1)
+
+    def seen(self, position: int, state: Any) -> None:
+        """The state where the next decision is due; sets ``start``."""
+        for at, known in self.states:
+            if known == state:
+                self.start = at
+                self.period = self.until = 0
+                return
+        self.states.append((position, state))
+
+    def run_on(self, start: int, position: int, reached: set[str]) -> None:
+        """Repeat the fair cycle that ends here."""
+        self.began, self.end = start, position
+        self.reached = set(reached)
+        self.period = position - start
+        self.until = position + max(-(-CONFIRM // self.period), 3) * self.period
+        self.checked = position
+        self.sure = True
+
+    def goes_on(self, log: list[Event]) -> bool:
+        """Whether all that has run since the last question repeats the cycle; else it was
+        none, and is forgotten."""
+        for i in range(self.checked, len(log)):
+            if not same(log[i], log[i - self.period]):
+                self.give_up()
+                return False
+        self.checked = len(log)
+        return True
+
+    def give_up(self) -> None:
+        """What looked like a cycle is none."""
+        self.period = self.until = 0
+        self.sure = False
+        self.states = []
+
+
+def state_of(tasks: list[Task], shared: Any, current: Task, opaque: tuple[str, ...]) -> Any:
+    """The whole state where ``current`` announces an access."""
+    places: list[Any] = []
+    for task in tasks:
+        if task.done:
+            places.append(None)
+            continue
+        ready = task.ready is None or task.ready()
+        waits = sorted([cell.name for cell in task.blame])
+        here = place(task, opaque, running=task is current)
+        places.append((task.op, task.obj, ready, waits, task.retries, task.rcu_depth, here))
+    return (shared, places)
+
+
+def starving(log: list[Event], start: int, enabled: list[Task]) -> list[int]:
+    """Tasks that could run all the time since ``start``, and did not."""
+    out = [task.id for task in enabled]
+    for i in range(start, len(log)):
+        event = log[i]
+        if event.op != "choose":
+            out = [t for t in out if t in event.enabled and t != event.task]
+    return out
+
+
+def endless(log: list[Event], enabled: list[Task]) -> int:
+    """Where the steps begin that the end of a log repeats again and again, with nobody
+    starving; -1 if it does not.  For programs whose states are not known."""
+    n = len(log)
+    for period in range(1, n // _TIMES + 1):
+        if same(log[n - 1], log[n - 1 - period]):
+            begin = n - max(_TIMES * period, min(CONFIRM, n - period))
+            if begin >= period and all(
+                [same(log[i], log[i - period]) for i in range(n - 1, begin - 1, -1)]
+            ):
+                start = n - period
+                return -1 if starving(log, start, enabled) else start
+    return -1
