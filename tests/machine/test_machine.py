@@ -315,8 +315,6 @@ def test_an_exception_in_the_model_is_a_finding() -> None:
 
 
 def test_going_round_is_a_livelock() -> None:
-    from septum.machine import Limits
-
     m = Machine()
     x = Word(m, "x", 0)
 
@@ -324,8 +322,24 @@ def test_going_round_is_a_livelock() -> None:
         while True:
             x.read()
 
+    e = m.run([("t", forever)])
+    assert e.status == "livelock" and rules(e.findings) == ["LIVELOCK"]
+    assert e.findings[0].since == e.findings[0].step == len(e.events) - 1 < 10
+
+
+def test_counting_for_ever_is_cut_off() -> None:
+    """No state repeats, so nothing is known about it."""
+    from septum.machine import Limits
+
+    m = Machine()
+    x = Word(m, "x", 0)
+
+    def forever() -> None:
+        while True:
+            x.fetch_add(1)
+
     e = m.run([("t", forever)], limits=Limits(steps=50))
-    assert e.status == "limit" and rules(e.findings) == ["LIVELOCK"]
+    assert e.status == "limit" and not e.findings and len(e.events) == 50
 
 
 def test_a_blocked_sequential_call_is_reported_not_hung() -> None:

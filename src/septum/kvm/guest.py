@@ -176,7 +176,7 @@ def run_guest(vcpu: Vcpu) -> Any:
         if interrupted(vcpu):
             m.reach("kick interrupted a running vCPU")
             return module.guest_interrupt(vcpu.cpu.v)
-        result = _execute(vcpu, op, m.seq)
+        result = _execute(vcpu, op, m.now())
         if result is not None:
             return result
 

@@ -128,7 +128,7 @@ def kvm_mmu_do_page_fault(vcpu: Vcpu, gpa: int, error_code: int, prefetch: bool)
 
 def find_slot(vcpu: Vcpu, fault: KvmPageFault) -> None:
     fault.slot = vcpu.kvm.fn.kvm_vcpu_gfn_to_memslot(vcpu, fault.gfn)
-    fault.slot_at = vcpu.m.seq
+    fault.slot_at = vcpu.m.now()
 
 
 def kvm_tdp_mmu_page_fault(vcpu: Vcpu, fault: KvmPageFault) -> int:
@@ -300,7 +300,7 @@ def kvm_tdp_page_prefault(vcpu: Vcpu, gpa: int, error_code: int) -> int:
             return -EINTR
         if vm_is_dead(vcpu):
             return -EIO
-        requests_at = vcpu.m.seq
+        requests_at = vcpu.m.now()
         r: int = vcpu.kvm.fn.kvm_mmu_do_page_fault(vcpu, gpa, error_code, True)
         if r != RET_PF_RETRY:
             return r
@@ -332,7 +332,7 @@ def kvm_tdp_mmu_map_private_pfn(vcpu: Vcpu, gfn: int, pfn: int) -> int:
             return -EINTR
         if vm_is_dead(vcpu):
             return -EIO
-        requests_at = m.seq
+        requests_at = m.now()
         kvm.mmu_lock.read_lock()
         r = kvm.fn.kvm_tdp_mmu_map(vcpu, fault)
         kvm.mmu_lock.read_unlock()

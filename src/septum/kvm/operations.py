@@ -92,7 +92,7 @@ def fault(kvm: Kvm, vcpu: int, gfn: int, shared: bool = False) -> int:
             return -EIO
         slot = kvm.fn.kvm_vcpu_gfn_to_memslot(v, gfn)
         if slot is not None and slot.invalid:
-            kvm.m.current.blame.setdefault(kvm.memslots, kvm.m.seq)
+            kvm.m.current.blame.setdefault(kvm.memslots, kvm.m.now())
         kvm.m.retry("fault")
 
 

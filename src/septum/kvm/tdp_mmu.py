@@ -272,7 +272,7 @@ def kvm_tdp_mmu_map(vcpu: Vcpu, fault: KvmPageFault) -> int:
     )
     kvm.rcu.read_lock()
     ret = RET_PF_RETRY
-    walked_at = m.seq
+    walked_at = m.now()
     iter = TdpIter(kvm, root, PG_LEVEL_4K, fault.gfn, kvm_gfn_root_bits(kvm, root))
     while iter.valid and iter.gfn < fault.gfn + 1:
         if kvm.features.nx:
@@ -289,7 +289,7 @@ def kvm_tdp_mmu_map(vcpu: Vcpu, fault: KvmPageFault) -> int:
         if not present or is_large_pte(iter.old_spte):
             if kvm.fn.tdp_mmu_map_handle_missing_table(vcpu, fault, iter):
                 break
-            walked_at = m.seq
+            walked_at = m.now()
         iter.next()
     else:
         WARN_ON(iter.level == fault.goal_level, kvm, "kvm_tdp_mmu_map", "missed the goal level")

@@ -163,10 +163,10 @@ def tdx_ept_violation_loop(vcpu: Vcpu, gpa: int, exit_qual: int, local_retry: bo
             break
         if vcpu.requests.read() & KVM_REQ_VM_DEAD:
             return -EIO
-        requests_at = m.seq
+        requests_at = m.now()
         slot = fn.kvm_vcpu_gfn_to_memslot(vcpu, gpa >> PAGE_SHIFT)
         if m.current.blame:  # a swap since the fault's own lookup makes a retry worth it
-            m.current.blame.setdefault(vcpu.kvm.memslots, m.seq)
+            m.current.blame.setdefault(vcpu.kvm.memslots, m.now())
         if slot is not None and slot.invalid:
             m.reach("the slot's deletion ended a local retry")
             return ret

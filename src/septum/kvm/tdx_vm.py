@@ -59,6 +59,8 @@ def create_tdx_vm(
         td_params=TdParams(max_vcpus=nr_vcpus, pending_ve_disable=pending_ve_disable),
     )
     module = TdxModule(m, geometry, config=config, profile=profile, fine=fine)
+    if m.opaque is not None:
+        m.opaque = (*m.opaque, "septum.tdx")  # may be compiled: no frames
     kvm = Kvm(
         m,
         geometry,

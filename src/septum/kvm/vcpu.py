@@ -151,7 +151,7 @@ def await_progress(vcpu: Vcpu) -> None:
     m = vcpu.m
     vcpu.kvm.fn.kvm_vcpu_srcu_read_unlock(vcpu)
     if not vcpu.requests.read():
-        m.current.blame.setdefault(vcpu.requests, m.seq)
+        m.current.blame.setdefault(vcpu.requests, m.now())
         m.retry("vcpu_run")
     vcpu.kvm.fn.kvm_vcpu_srcu_read_lock(vcpu)
 

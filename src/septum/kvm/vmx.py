@@ -179,7 +179,7 @@ def guest_access(vcpu: Vcpu, op: GuestOp) -> int:
     while True:
         token = kvm.srcu.read_lock()
         r: int = fn.kvm_handle_requests(vcpu)
-        requests_at = m.seq
+        requests_at = m.now()
         r = r or fn.kvm_mmu_reload(vcpu)
         done = False
         if not r:

@@ -39,6 +39,7 @@ from septum.machine.events import (
     MachineError,
     Policy,
 )
+from septum.machine.frames import Moment
 from septum.machine.rounds import Rounds, endless, starving, state_of
 from septum.machine.state import Cell, Task
 from septum.machine.where import caller
@@ -317,6 +318,10 @@ class Machine:
 
     # --- retry loops are awaits -------------------------------------------------
 
+    def now(self) -> Moment:
+        """When a read was made that an attempt may later fail because of (for `Task.blame`)."""
+        return Moment(self.seq)
+
     def blame(self, cell: Cell, *, changed: bool = False) -> None:
         """The running attempt fails because of ``cell`` as just read.  ``changed``: the
         cell has already changed since (a lost cmpxchg), so a retry is worth it now."""
@@ -565,13 +570,14 @@ class Machine:
         position = len(self.log)
         if self._status or self.dead:
             return None
-        start = -1
+        starts: list[int] = []
         if self.rounds is not None:
-            start = self.rounds.start
-            self.rounds.start = -1
+            starts = self.rounds.starts
+            if starts:
+                self.rounds.starts = []
         if position < len(self._prefix):
             wanted = self._prefix[position].task
-            if start >= 0 and self._in_vain(wanted, start):
+            if starts and self._in_vain(wanted, starts[0]):
                 self._status = "matched"
                 self.retries_folded += 1
                 return None
@@ -586,10 +592,11 @@ class Machine:
         if not enabled:
             return None
         only: list[int] = []
-        if self.rounds is not None and (start >= 0 or self.rounds.sure):
-            only = self._round(self.rounds, start, enabled)
-            if self._status:
+        if self.rounds is not None and (starts or self.rounds.sure):
+            following = self._round(self.rounds, starts, enabled)
+            if following is None:
                 return None
+            only = following
             if self.rounds.sure:
                 self.enabled_now = tuple([t.id for t in enabled])
                 return self.tasks[only[0]]
@@ -613,9 +620,7 @@ class Machine:
                 del sleep[tid]
         candidates = enabled
         if sleep or only:
-            candidates = [
-                t for t in enabled if t.id not in sleep and (not only or t.id in only)
-            ]
+            candidates = [t for t in enabled if t.id not in sleep and (not only or t.id in only)]
             if not candidates:
                 self._status = "held"
                 return None
@@ -660,28 +665,36 @@ class Machine:
         left = starving(self.log, start, enabled)
         return bool(left) and wanted not in left
 
-    def _round(self, rounds: Rounds, start: int, enabled: list[Task]) -> list[int]:
-        """Who may come next where a cycle is over: those that it starves.  It is repeated if
-        there are none, and reported if that went on long enough."""
+    def _round(self, rounds: Rounds, starts: list[int], enabled: list[Task]) -> list[int] | None:
+        """Who may come next where cycles are over: those that they starve (empty: anybody).
+        One that starves nobody is repeated; None if that went on long enough to be reported."""
         position = len(self.log)
         if not rounds.sure:
-            left = starving(self.log, start, enabled)
-            if left:
+            for start in reversed(starts):
+                left = starving(self.log, start, enabled)
+                if not left:
+                    rounds.run_on(start, position, self.reached)
+                    break
+            else:
                 if self._policy.kind == "pct":
-                    for t in {event.task for event in self.log[start:]} - set(left):
-                        self._priority[t] = min(self._priority) - 1
+                    self._last_of_all({event.task for event in self.log[starts[0] :]} - {*left})
                 return left
-            rounds.run_on(start, position, self.reached)
         if not rounds.goes_on(self.log):
             return []
         if position >= rounds.until:
             self._endless(rounds)
-            return []
+            return None
         next_one = self.log[position - rounds.period].task
-        if all([t.id != next_one for t in enabled]):
-            rounds.give_up()
-            return []
-        return [next_one]
+        for task in enabled:
+            if task.id == next_one:
+                return [next_one]
+        rounds.give_up()
+        return []
+
+    def _last_of_all(self, tasks: set[int]) -> None:
+        """Give tasks the lowest priorities."""
+        for task in sorted(tasks):
+            self._priority[task] = min(self._priority) - 1
 
     def _endless(self, rounds: Rounds) -> None:
         """Report a cycle, and forget that it was run on."""

@@ -16,10 +16,21 @@ from typing import Any
 
 from septum.machine.state import Cell, Task
 
-__all__ = ["place"]
+__all__ = ["Moment", "place", "timeless"]
 
 _DEPTH = 3  # of objects in local variables: what they hold, and what that holds
 _ATOMS = (int, str, bytes, float, type(None), Enum, type)
+
+
+class Moment(int):
+    """A log position or the like that code keeps: no part of a state, for it always grows."""
+
+
+def timeless(value: Any) -> Any:
+    """A value of shared state without the moments in it."""
+    if isinstance(value, tuple) and type(value) is tuple:
+        return tuple([timeless(v) for v in value])
+    return Moment.__name__ if type(value) is Moment else value
 
 
 def place(task: Task, opaque: tuple[str, ...], *, running: bool) -> object:
@@ -54,6 +65,8 @@ class _Reader:
     def _value(self, value: Any, depth: int) -> object:
         """What it holds now; shared state (cells) by name, the journal knows its values."""
         kind = type(value)
+        if kind is Moment:
+            return kind.__name__
         if isinstance(value, _ATOMS):
             return value
         if isinstance(value, Cell):

@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from septum.machine.events import Event
-from septum.machine.frames import place
+from septum.machine.frames import place, timeless
 from septum.machine.state import Task
 
 __all__ = ["CONFIRM", "Rounds", "endless"]
@@ -43,8 +43,8 @@ def same(one: Event, other: Event) -> bool:
 class Rounds:
     """What is known of the present run.
 
-    :ivar start: set while a decision is due in a state that the run was in before: log
-        position of that; else -1.
+    :ivar starts: set while a decision is due in a state that the run was in before: log
+        positions of that.
     :ivar period: of what is repeated now, in log positions (0: nothing is); ``until`` which
         position.
     :ivar sure: the cycle that is repeated is one, fair, and is run on to be reported:
@@ -58,14 +58,14 @@ class Rounds:
         "looks",
         "period",
         "reached",
-        "start",
+        "starts",
         "states",
         "sure",
         "until",
     )
 
     def __init__(self) -> None:
-        self.start = -1
+        self.starts: list[int] = []
         self.period = 0
         self.until = 0
         self.sure = False
@@ -96,12 +96,10 @@ class Rounds:
         return n <= _LOOKS or not n & (n - 1)
 
     def seen(self, position: int, state: Any) -> None:
-        """The state where the next decision is due; sets ``start``."""
-        for at, known in self.states:
-            if known == state:
-                self.start = at
-                self.period = self.until = 0
-                return
+        """The state where the next decision is due; sets ``starts``."""
+        self.starts = [at for at, known in self.states if known == state]
+        if self.starts:
+            self.period = self.until = 0
         self.states.append((position, state))
 
     def run_on(self, start: int, position: int, reached: set[str]) -> None:
@@ -141,7 +139,7 @@ def state_of(tasks: list[Task], shared: Any, current: Task, opaque: tuple[str, .
         waits = sorted([cell.name for cell in task.blame])
         here = place(task, opaque, running=task is current)
         places.append((task.op, task.obj, ready, waits, task.retries, task.rcu_depth, here))
-    return (shared, places)
+    return (frozenset([(name, timeless(value)) for name, value in shared]), places)
 
 
 def starving(log: list[Event], start: int, enabled: list[Task]) -> list[int]:
@@ -159,11 +157,12 @@ def endless(log: list[Event], enabled: list[Task]) -> int:
     starving; -1 if it does not.  For programs whose states are not known."""
     n = len(log)
     for period in range(1, n // _TIMES + 1):
-        if same(log[n - 1], log[n - 1 - period]):
-            begin = n - max(_TIMES * period, min(CONFIRM, n - period))
-            if begin >= period and all(
-                [same(log[i], log[i - period]) for i in range(n - 1, begin - 1, -1)]
-            ):
-                start = n - period
-                return -1 if starving(log, start, enabled) else start
+        begin = n - max(_TIMES * period, min(CONFIRM, n - period))
+        if begin >= period and _repeats(log, begin, period):
+            start = n - period
+            return -1 if starving(log, start, enabled) else start
     return -1
+
+
+def _repeats(log: list[Event], begin: int, period: int) -> bool:
+    return all(same(log[i], log[i - period]) for i in range(len(log) - 1, begin - 1, -1))

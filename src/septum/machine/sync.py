@@ -29,6 +29,7 @@ from septum.machine.dependency import (
     WAIT,
 )
 from septum.machine.events import Halt
+from septum.machine.frames import Moment
 from septum.machine.memory import Word
 from septum.machine.state import Cell
 
@@ -278,7 +279,7 @@ class SRCU(Cell):
         m = self.m
         if m.interleaving:
             m.locked_point("srcu_read_lock", self.name)
-        token = m.current.count
+        token = Moment(m.current.count)
         m.acc.append((self.name, SHARED))
         self._change((*self.v, (m.current.id, token)))
         return token

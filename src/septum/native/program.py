@@ -222,6 +222,7 @@ def build_native(
     chosen = {**scenario.params(), **(params or {})}
     geometry = Geometry(bits=chosen["bits"], levels=chosen["levels"])
     machine = NativeMachine()
+    machine.opaque = None  # where C code is in its loops cannot be seen
     profile = find_profile(chosen["profile"]) or PROFILES["linux-7.3"]
     kernel = Kernel(image, lines, machine, profile, bool(chosen["fine"]))
     driver = Driver(kernel)

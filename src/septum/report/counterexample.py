@@ -50,7 +50,7 @@ _NOT_MONITORS = {
     "WARN": "the kernel asserts this with WARN_ON()",
     "DEADLOCK": "every unfinished task waits for a lock",
     "STUCK": "a task waits for what no other task will change",
-    "LIVELOCK": "the execution does not end within the limit of steps",
+    "LIVELOCK": "tasks go round for ever in a cycle of states, although the schedule is fair",
     "RACE": "two unordered accesses, one of them a write, one of them plain",
     "EXCEPTION": "the code of the design or of the model raised a Python exception",
 }

@@ -151,7 +151,8 @@ def _row(r: CheckResult, files: Files) -> dict[str, Any]:
 
 
 def _finding(f: Finding) -> dict[str, Any]:
-    return {"id": f.rule, "message": f.message, "step": f.step, "task": f.task, "object": f.obj}
+    out = {"id": f.rule, "message": f.message, "step": f.step, "task": f.task, "object": f.obj}
+    return {**out, "since": f.since} if f.since >= 0 else out
 
 
 def _json(value: Any) -> Any:

@@ -188,13 +188,14 @@ class _Table:
         end = len(replay.events) - 1 if budget < 0 else last_step(replay, upto)
         events = replay.events[: end + 1]
         marked = {f.step for f in replay.findings if f.task >= 0}
+        since = {f.since for f in replay.findings if f.since >= 0}
         calls = {
             at for at in range(len(replay.events)) if any(map(is_call, replay.traces.get(at, ())))
         }
         ranks = rank_steps(
             replay.events,
             pair=replay.pair,
-            marked=marked,
+            marked=marked | since,
             focus=(f.obj for f in replay.findings if f.obj),
             calls=calls,
         )
@@ -204,6 +205,8 @@ class _Table:
             self.now = self.states.get(at, self.now)
             if at in shown:
                 self._flush()
+                if at in since:
+                    self._repeats()
                 self._step(at, event, at in marked)
             else:
                 self._hide(event)
@@ -211,6 +214,12 @@ class _Table:
             self._hide(event)
         self._flush()
         return self.lines
+
+    def _repeats(self) -> None:
+        """Where a cycle begins: every task says again where it is."""
+        text = " from here on it repeats "
+        self.lines.append(self.paint("finding", text.center(self.width, "-")))
+        self.inside = {}
 
     def _hide(self, event: Event) -> None:
         task = self.replay.owner(event.task)

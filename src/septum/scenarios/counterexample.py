@@ -109,6 +109,7 @@ def record(built: Recordable, found: Found) -> Counterexample:
         septum=__version__,
         geometry={key: built.params[key] for key in ("bits", "levels") if key in built.params},
         kernel=built.origin,
+        retries=built.machine.retries_allowed,
     )
 
 
@@ -117,13 +118,26 @@ def rebuild(ce: Counterexample) -> Built | BuiltProtocol:
 
     :raises DesignError, UnknownScenario, BadParameter, StartError: it cannot.
     """
+    built: Built | BuiltProtocol
     if is_protocol_row(ce.scenario):
-        return build_protocol(ce.design, ce.scenario, ce.memory_model)
-    return build(ce.design, ce.scenario, ce.params, memory_model=ce.memory_model)
+        built = build_protocol(ce.design, ce.scenario, ce.memory_model)
+    else:
+        built = build(ce.design, ce.scenario, ce.params, memory_model=ce.memory_model)
+    built.machine.retries_allowed = ce.retries
+    return built
 
 
 def save(ce: Counterexample, path: Path) -> None:
     """Write the file (docs/schemas/counterexample.json)."""
+    finding = {
+        "id": ce.finding.rule,
+        "message": ce.finding.message,
+        "step": ce.finding.step,
+        "task": ce.finding.task,
+        "object": ce.finding.obj,
+    }
+    if ce.finding.since >= 0:
+        finding["since"] = ce.finding.since
     data: dict[str, Any] = {
         "format": FORMAT,
         "septum": ce.septum,
@@ -133,13 +147,8 @@ def save(ce: Counterexample, path: Path) -> None:
         "geometry": dict(ce.geometry),
         "profile": ce.profile,
         "memory_model": ce.memory_model,
-        "finding": {
-            "id": ce.finding.rule,
-            "message": ce.finding.message,
-            "step": ce.finding.step,
-            "task": ce.finding.task,
-            "object": ce.finding.obj,
-        },
+        "retries": ce.retries,
+        "finding": finding,
         "decisions": [
             [d.task, d.choice, *words] for d, words in zip(ce.decisions, ce.labels, strict=True)
         ],
@@ -195,9 +204,11 @@ def load(path: Path) -> Counterexample:
     for key in ("id", "message", "step"):
         if key not in finding:
             raise BadCounterexample(f"{path}: finding: {key!r} is missing")
-    for key in ("step", "task"):
+    for key in ("step", "since", "task"):
         if type(finding.get(key, -1)) is not int:
             raise BadCounterexample(f"{path}: finding: {key!r} should be a number")
+    if not isinstance(data.get("retries", 0), int):
+        raise BadCounterexample(f"{path}: 'retries' should be a number")
     return Counterexample(
         design=data["design"],
         scenario=data["scenario"],
@@ -212,10 +223,12 @@ def load(path: Path) -> Counterexample:
             finding["step"],
             finding.get("task", -1),
             str(finding.get("object", "")),
+            finding.get("since", -1),
         ),
         septum=data["septum"],
         geometry=data["geometry"],
         kernel=_kernel(path, data.get("kernel", {})),
+        retries=data.get("retries", 0),
     )
 
 
@@ -302,6 +315,7 @@ def replay_on(built: Recordable, ce: Counterexample, kept: dict[int, Any]) -> Re
     :param kept: what `states_along` gave.
     """
     names = built.program.task_names
+    built.machine.retries_allowed = ce.retries
     execution, told = run_traced(built, list(ce.decisions))
     for n, (event, was) in enumerate(zip(execution.events, ce.labels, strict=False)):
         now = label(event, names)
@@ -314,7 +328,7 @@ def replay_on(built: Recordable, ce: Counterexample, kept: dict[int, Any]) -> Re
         raise Diverged(f"{execution.diverged}{_other_version(ce)}{_search(ce)}")
     pair = None
     broken = next((f for f in execution.findings if f.rule == ce.finding.rule), None)
-    if broken is not None:
+    if broken is not None and broken.since < 0:  # a cycle hangs on no single pair
         found = Found(broken, execution.decisions)
         pair = deciding_race(built.program, len(names), found, Limits())
     buffers = built.program.actors - len(built.program.bodies)

@@ -78,6 +78,7 @@ def search_near(ce: Counterexample, options: Options) -> CheckResult:
 
 def search_near_on(built: Recordable, ce: Counterexample, options: Options) -> CheckResult:
     """The same on a program that stands."""
+    options = replace(options, retries=options.retries or ce.retries)
     begun = perf_counter()
     followed = built.program.run((), None, script_of(ce))
     total = SearchResult(options.strategy)

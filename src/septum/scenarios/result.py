@@ -18,6 +18,7 @@ VERDICTS = ("holds", "bounded", "sampled", "violated", "vacuous", "n/a", "error"
 class Counterexample:
     """A schedule that breaks a rule, as data (docs/schemas/counterexample.json).
 
+    ``retries`` is what `Options.retries` was: it decides where attempts become awaits.
     ``labels`` has one ``(task, function, operation, object)`` per decision, as it was
     when recorded; replay compares it and names the first step that differs.
 
@@ -37,6 +38,7 @@ class Counterexample:
     septum: str
     geometry: Mapping[str, Any] = field(default_factory=dict)
     kernel: Mapping[str, Any] = field(default_factory=dict)
+    retries: int = 0
 
 
 @dataclass(slots=True)
