@@ -344,10 +344,10 @@ class NativeMachine(Machine):
         answers.after_choice(self.log[-1].choice)
         return chosen
 
-    def report(self, rule: str, message: str, obj: str = "") -> None:
+    def report(self, rule: str, message: str, obj: str = "", *, since: int = -1) -> None:
         if self.answers is not None and self.answers.now is not None:
             self.answers.now.eventful |= rule not in self.muted
-        super().report(rule, message, obj)
+        super().report(rule, message, obj, since=since)
 
     def reach(self, what: str) -> None:
         if self.answers is not None and self.answers.now is not None:
