@@ -194,3 +194,40 @@ def test_all_findings_gives_a_counterexample_per_rule(tmp_path: Path) -> None:
     for path in tmp_path.glob("*.json"):
         assert septum("show", path).exit_code == 0
     assert septum(*row, "--all-findings", "--first").exit_code == 2
+
+
+SAME_RULE_TWICE = """
+from septum.explore import Protocol, Tasks
+from septum.machine import Word
+
+
+def build(m):
+    x = Word(m, "x", 0)
+
+    def before():
+        if x.read() == 0:
+            m.report("SEEN", "0")
+
+    def after():
+        if x.read() == 1:
+            m.report("SEEN", "1")
+
+    return Tasks({"a": before, "b": after, "w": lambda: x.write(1)})
+
+
+PROTOCOL = Protocol("twice", build)
+"""
+
+
+def test_all_findings_are_told_apart_within_a_rule(tmp_path: Path) -> None:
+    """The same ones, in the same order, whoever explored what."""
+    protocol = tmp_path / "twice.py"
+    protocol.write_text(SAME_RULE_TWICE)
+    texts = []
+    for jobs in ("1", "2"):
+        saved = tmp_path / jobs
+        septum("check", protocol, "--all-findings", "--save", saved, "-j", jobs)
+        names = sorted(path.name[-7:] for path in saved.glob("*.json"))
+        assert names == ["-2.json", "EN.json"]
+        texts.append({path.name: path.read_text() for path in saved.glob("*.json")})
+    assert texts[0] == texts[1]

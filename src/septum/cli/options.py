@@ -165,7 +165,8 @@ _SEARCH = (
     click.option(
         "--all-findings",
         is_flag=True,
-        help="A counterexample for each rule that broke in a row, not for one only.",
+        help="A counterexample for each distinct finding of a row (rule, function and kind of "
+        "object), not for one only.",
     ),
     click.option(
         "--seed", type=int, default=0, show_default=True, help="Of the sampling strategies."

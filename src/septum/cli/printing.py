@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from septum.cli.again import replay
-from septum.cli.running import file_name
+from septum.cli.running import file_names
 from septum.cli.terminal import painter
 from septum.designs import lookup
 from septum.kvm.monitors import MONITORS
@@ -91,8 +91,9 @@ def print_counterexamples(
     for r in results:
         if r.counterexample is not None:
             path = files.get((r.design, r.scenario), "")
-            for ce in (r.counterexample, *r.others):
-                own = str(Path(path).parent / file_name(ce)) if path else ""
+            all_of_it = (r.counterexample, *r.others)
+            for ce, name in zip(all_of_it, file_names(r), strict=True):
+                own = str(Path(path).parent / name) if path else ""
                 text = mail_text(ce, replay(ce), path=own)
                 click.echo(f"{text}\n{'=' * WIDTH}\n")
 

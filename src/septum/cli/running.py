@@ -41,6 +41,7 @@ __all__ = [
     "default_directory",
     "default_scenarios",
     "file_name",
+    "file_names",
     "go_on",
     "run",
     "save_all",
@@ -260,6 +261,19 @@ def file_name(ce: Counterexample) -> str:
     return f"{name.strip('-.')}.json"
 
 
+def file_names(r: CheckResult) -> list[str]:
+    """Of a row's counterexamples; a second one for a rule is numbered."""
+    names: list[str] = []
+    for ce in (r.counterexample, *r.others):
+        name = file_name(ce) if ce is not None else ""
+        n = 2
+        while name in names and ce is not None:
+            name = file_name(ce).removesuffix(".json") + f"-{n}.json"
+            n += 1
+        names.append(name)
+    return names
+
+
 def save_all(results: Sequence[CheckResult], directory: Path) -> dict[Row, str]:
     """Save every counterexample; the file of each (design, scenario)."""
     files: dict[Row, str] = {}
@@ -269,8 +283,8 @@ def save_all(results: Sequence[CheckResult], directory: Path) -> dict[Row, str]:
         path = directory / file_name(r.counterexample)
         try:
             save(r.counterexample, path)
-            for other in r.others:
-                save(other, directory / file_name(other))
+            for other, name in zip(r.others, file_names(r)[1:], strict=True):
+                save(other, directory / name)
         except OSError as error:
             click.echo(
                 clean(

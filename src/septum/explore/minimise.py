@@ -10,8 +10,10 @@ as long as that helps; then everything that could be better is tried (`fewest`),
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 
+from septum.explore.distinct import kind_of
 from septum.explore.fewest import fewest
 from septum.explore.program import Program
 from septum.explore.races import analyse
@@ -35,9 +37,9 @@ def _choices(decisions: Sequence[Decision], execution: Execution, tasks: int) ->
     return out
 
 
-def _find(execution: Execution, wanted: Finding, exact: bool = False) -> Finding | None:
+def _find(execution: Execution, wanted: Finding, kind: str = "") -> Finding | None:
     for finding in execution.findings:
-        if finding.rule == wanted.rule and (not exact or finding.message == wanted.message):
+        if finding.rule == wanted.rule and (not kind or kind_of(finding, execution.events) == kind):
             return finding
     return None
 
@@ -49,20 +51,20 @@ def minimise(
     limits: Limits,
     *,
     tries: int = 3000,
-    exact: bool = False,
 ) -> Found:
-    """The best schedule for the same rule (`Found.minimal`), or, if that takes more than
-    ``tries`` executions, one that no single move of a block of steps improves.
+    """The best schedule for the same rule, and kind if one is given (`Found.minimal`), or, if
+    that takes more than ``tries`` executions, one that no single move of a block of steps
+    improves.
 
     :param tries: executions at most, of each of the two parts.
-    :param exact: for the same message, too.
     """
     wanted = found.finding
     first = program.run(found.decisions, None, CONTINUE, limits)
-    finding = _find(first, wanted, exact)
+    finding = _find(first, wanted, found.kind)
     if finding is None:
         raise RuntimeError(f"{wanted.rule} does not show when its own schedule is run again")
-    near = _near(program, tasks, Found(finding, first.decisions, found.times), limits, tries, exact)
+    near = replace(found, finding=finding, decisions=first.decisions)
+    near = _near(program, tasks, near, limits, tries)
     cut = near.decisions[: near.finding.step + 1]
     if not cut:  # before the first step
         near.minimal = True
@@ -70,7 +72,7 @@ def minimise(
     best, all_tried = fewest(
         program,
         tasks,
-        lambda execution: _find(execution, wanted, exact),
+        lambda execution: _find(execution, wanted, found.kind),
         schedule_key(cut)[:2],
         limits,
         tries,
@@ -79,12 +81,10 @@ def minimise(
         not all_tried and schedule_key(best[1][: best[0].step + 1]) > schedule_key(cut)
     ):
         return near
-    return Found(*best, found.times, minimal=all_tried)
+    return Found(*best, found.times, minimal=all_tried, kind=found.kind)
 
 
-def _near(
-    program: Program, tasks: int, found: Found, limits: Limits, tries: int, exact: bool
-) -> Found:
+def _near(program: Program, tasks: int, found: Found, limits: Limits, tries: int) -> Found:
     """A schedule that no single move of a block of steps improves."""
     best = found
     first = program.run(found.decisions, None, CONTINUE, limits)
@@ -95,7 +95,7 @@ def _near(
         nonlocal best, left, choices
         left -= 1
         execution = program.run((), None, _script(order, taken), limits)
-        seen = _find(execution, found.finding, exact)
+        seen = _find(execution, found.finding, found.kind)
         if seen is None:
             return False
         decisions = execution.decisions
@@ -103,7 +103,7 @@ def _near(
             best.decisions[: best.finding.step + 1]
         ):
             return False
-        best = Found(seen, decisions, found.times)
+        best = replace(found, finding=seen, decisions=decisions)
         choices = _choices(decisions, execution, tasks)
         return True
 

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from mypy_extensions import mypyc_attr
 
+from septum.explore.distinct import kind_of
 from septum.machine import Decision, Execution, Finding
 
 __all__ = ["Found", "SearchResult", "schedule_key", "switches"]
@@ -31,6 +32,7 @@ def schedule_key(
 class Found:
     """A finding with the best schedule seen for it (the whole execution's decisions).
 
+    :ivar kind: which of the findings of its rule it is (`distinct`); empty: any.
     :ivar minimal: no schedule that shows it has fewer switches, or as many and is shorter.
     """
 
@@ -38,6 +40,7 @@ class Found:
     decisions: list[Decision]
     times: int = 1
     minimal: bool = False
+    kind: str = ""
 
 
 @mypyc_attr(serializable=True)
@@ -51,6 +54,8 @@ class SearchResult:
     :ivar complete: nothing was left out (with retries folded as said by ``folded``).
     :ivar folded: whether some retry was folded into an await.
     :ivar bounds_hit: why the search is not complete.
+    :ivar found: for each rule that broke, the best schedule.
+    :ivar each: the same for each kind of finding (`distinct.kind_of`).
     :ivar expected: executions in all, from about .. to (0, 0: nothing is known).
     :ivar words: what had to be scheduled, where a program learns it (compiled code).
     """
@@ -65,6 +70,7 @@ class SearchResult:
     folded: bool = False
     bounds_hit: list[str] = field(default_factory=list)
     found: dict[str, Found] = field(default_factory=dict)
+    each: dict[str, Found] = field(default_factory=dict)
     reached: set[str] = field(default_factory=set)
     finals: set[object] = field(default_factory=set)
     expected: tuple[int, int] = (0, 0)
@@ -87,7 +93,9 @@ class SearchResult:
         if execution.findings:
             decisions = execution.decisions
             for finding in execution.findings:
-                self._keep(finding, decisions)
+                kind = kind_of(finding, execution.events)
+                _keep(self.found, finding.rule, Found(finding, decisions))
+                _keep(self.each, kind, Found(finding, decisions, kind=kind))
 
     def add(self, other: SearchResult) -> None:
         """Count what another part of the same search did, after what is counted here."""
@@ -99,16 +107,20 @@ class SearchResult:
         self.folded = self.folded or other.folded
         self.bounds_hit = sorted({*self.bounds_hit, *other.bounds_hit})
         self.reached |= other.reached
-        for found in other.found.values():
-            self._keep(found.finding, found.decisions, found.times)
+        for key, found in other.found.items():
+            _keep(self.found, key, found)
+        for key, found in other.each.items():
+            _keep(self.each, key, found)
 
-    def _keep(self, finding: Finding, decisions: list[Decision], times: int = 1) -> None:
-        old = self.found.get(finding.rule)
-        if old is None:
-            self.found[finding.rule] = Found(finding, decisions, times)
-            return
-        old.times += times
-        cut = decisions[: finding.step + 1]
-        if schedule_key(cut) < schedule_key(old.decisions[: old.finding.step + 1]):
-            old.finding = finding
-            old.decisions = decisions
+
+def _keep(known: dict[str, Found], key: str, new: Found) -> None:
+    """Count a finding; its schedule is kept if it is better than the one known."""
+    old = known.get(key)
+    if old is None:
+        known[key] = replace(new)
+        return
+    old.times += new.times
+    cut = new.decisions[: new.finding.step + 1]
+    if schedule_key(cut) < schedule_key(old.decisions[: old.finding.step + 1]):
+        old.finding = new.finding
+        old.decisions = new.decisions

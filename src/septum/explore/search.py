@@ -41,7 +41,8 @@ class Options:
     :ivar depth: of the bugs that ``pct`` looks for.
     :ivar bound: preemptions, of strategy ``bounded``; ``deep``: raised from 0 until nothing
         is left out or time is up.
-    :ivar all_findings: a minimal counterexample for every rule that broke, not for one only.
+    :ivar all_findings: a minimal counterexample for every distinct finding (`distinct`), not for
+        one only.
     :ivar memory_model: ``SC`` or ``TSO``, for those who make the machine.
     """
 

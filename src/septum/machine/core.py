@@ -42,7 +42,7 @@ from septum.machine.events import (
 from septum.machine.frames import Moment
 from septum.machine.rounds import Rounds, endless, starving, state_of
 from septum.machine.state import Cell, Task
-from septum.machine.where import caller
+from septum.machine.where import caller, function
 
 __all__ = ["Machine"]
 
@@ -70,6 +70,7 @@ class Machine:
     :ivar seq: index of the event being executed.
     :ivar muted: rules that `report` drops (monitors switched off).
     :ivar enabled_now: tasks that can run where a decision is due.
+    :ivar judges: modules that report what others did (`Finding.place`).
     :ivar opaque: modules whose frames say nothing about where a task is (None: none do, so
         states are not compared, `septum.machine.rounds`).
     :ivar memory_model: ``SC`` or ``TSO`` (`septum.machine.buffers`).
@@ -93,6 +94,7 @@ class Machine:
         self.findings: list[Finding] = []
         self.reached: set[str] = set()
         self.opaque: tuple[str, ...] | None = ("septum.machine", "septum.explore")
+        self.judges: tuple[str, ...] = ("septum.machine", "septum.explore")
         self.rounds: Rounds | None = None
         self.retries_allowed = 0
         self.retries_folded = 0
@@ -282,7 +284,9 @@ class Machine:
             if f.rule == rule and f.message == message:
                 return
         at = len(self.log) - 1
-        self.findings.append(Finding(rule, message, at, self.current.id, obj, since))
+        task = self.current.id
+        place = "" if task < 0 else function((*(self.opaque or ()), *self.judges, "contextlib"))
+        self.findings.append(Finding(rule, message, at, task, obj, since, place))
 
     def fatal(self, rule: str, message: str, obj: str = "") -> None:
         """Record a finding and end the execution (BUG())."""
@@ -359,7 +363,7 @@ class Machine:
         if not was:
             raise MachineError(f"{head}: retry inside an atomic step")
         event = self.point("await", head, ready)
-        event.since = {cell.name: at for cell, at in cells}
+        event.since = {cell.name: int(at) for cell, at in cells}
         self.acc.extend([(cell.name, AWAIT) for cell, _ in cells])
 
     # --- running ----------------------------------------------------------------

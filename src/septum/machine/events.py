@@ -45,7 +45,8 @@ class Decision(NamedTuple):
 class Finding:
     """A broken rule.  ``rule`` is ``I<n>``, ``BUG:<function>``, ``WARN:<function>``,
     ``DEADLOCK``, ``STUCK``, ``LIVELOCK``, ``RACE`` or ``EXCEPTION``.  ``since``: log position
-    from which on the steps up to ``step`` repeat for ever (-1: nothing does)."""
+    from which on the steps up to ``step`` repeat for ever (-1: nothing does); ``place``: the
+    function that made the step (judges of it, such as monitors, do not count)."""
 
     rule: str
     message: str
@@ -53,6 +54,7 @@ class Finding:
     task: int
     obj: str = ""
     since: int = -1
+    place: str = field(default="", compare=False)
 
 
 @mypyc_attr(serializable=True)

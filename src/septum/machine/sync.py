@@ -275,7 +275,7 @@ class SRCU(Cell):
     def __init__(self, m: Machine, name: str) -> None:
         super().__init__(m, name, ())  # (task, start) of every open section
 
-    def read_lock(self) -> int:
+    def read_lock(self) -> Moment:
         m = self.m
         if m.interleaving:
             m.locked_point("srcu_read_lock", self.name)

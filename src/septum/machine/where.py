@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from types import FrameType
 
-__all__ = ["caller"]
+__all__ = ["caller", "function"]
 
 
 def caller() -> tuple[tuple[str, str, int] | None, tuple[str, ...]]:
@@ -27,3 +27,14 @@ def caller() -> tuple[tuple[str, str, int] | None, tuple[str, ...]]:
             stack.append(code.co_name)
         frame = frame.f_back
     return where, tuple(reversed(stack))
+
+
+def function(skip: tuple[str, ...]) -> str:
+    """Name of the innermost function that is running, of a module that is not in ``skip`` nor
+    below one that is."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if not frame.f_globals.get("__name__", "").startswith(skip):
+            return frame.f_code.co_name
+        frame = frame.f_back
+    return ""

@@ -16,6 +16,7 @@ from typing import Any
 
 from septum.designs.registry import lookup
 from septum.explore import Options, Protocol, SearchResult, best_found, search
+from septum.explore.distinct import kind_of
 from septum.explore.minimise import minimise
 from septum.explore.result import Found
 from septum.explore.search import DEFAULTS
@@ -276,7 +277,7 @@ def judge(
         shrink = shrink or _shrink(built, row.options)
         _violated(out, built, result, found, shrink)
         if row.options.all_findings:
-            others = (shrink(result.found[rule]) for rule in out.other_findings)
+            others = _others(built, result, out, shrink)
             out.others = [replace(record(built, o), design=row.design) for o in others]
     elif out.missing and INTERRUPTED not in result.bounds_hit:
         out.verdict = "vacuous"
@@ -288,6 +289,17 @@ def judge(
     else:
         out.verdict = "bounded"
     return out
+
+
+def _others(
+    built: Recordable, result: SearchResult, row: CheckResult, shrink: Callable[[Found], Found]
+) -> list[Found]:
+    """Every finding but the one that the row reports, by rule and kind."""
+    assert row.finding is not None and row.counterexample is not None
+    execution = built.program.run(row.counterexample.decisions)
+    same = [f for f in execution.findings if f == row.finding]
+    reported = {kind_of(f, execution.events) for f in same}
+    return [shrink(result.each[kind]) for kind in sorted(result.each) if kind not in reported]
 
 
 def _shrink(built: Recordable, options: Options) -> Callable[[Found], Found]:

@@ -63,6 +63,9 @@ _ALL: tuple[type[Monitor], ...] = (
 MONITORS: dict[str, type[Monitor]] = {monitor.id: monitor for monitor in _ALL}
 
 
+_JUDGES = ("septum.kvm.monitors", "septum.kvm.view", "septum.kvm.bug")
+
+
 class Monitors:
     """The monitors of one program: attached to the view's events, asked when settled.
 
@@ -74,6 +77,7 @@ class Monitors:
         self.view = view
         muted = frozenset(off)
         view.m.muted = muted
+        view.m.judges = (*view.m.judges, *_JUDGES)
         self.active = [cls(view) for id_, cls in MONITORS.items() if id_ not in muted]
         for monitor in self.active:
             for name in dir(monitor):
