@@ -9,8 +9,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from urllib.parse import urlsplit
 
 import pytest
+
+from septum.kvm.monitors import MONITORS
+from septum.trace import RULES
 
 ROOT = Path(__file__).parents[1]
 
@@ -97,3 +101,75 @@ def test_pages_name_files_that_exist(page: Path) -> None:
     """Code spans that look like a path of this tree."""
     for name in re.findall(r"`((?:src|tests|docs|scripts)/[\w./-]+\w)`", page.read_text()):
         assert (ROOT / name).exists(), f"{relative(page)}: {name}"
+
+
+def external_links() -> list[tuple[str, str]]:
+    """(page, address) of every link that leaves the tree."""
+    return [
+        (relative(page), link)
+        for page in MARKDOWN
+        for link in re.findall(r"(?:https?|ftp)://[^\s)>`\"']+", page.read_text())
+    ]
+
+
+@pytest.mark.parametrize(("page", "link"), external_links())
+def test_external_links_are_well_formed(page: str, link: str) -> None:
+    """They are not followed: tests need no network."""
+    parts = urlsplit(link)
+    assert parts.scheme == "https", link
+    assert re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", parts.netloc), link
+    assert link == link.rstrip(".,;:"), link
+
+
+# --- sources --------------------------------------------------------------------------------
+
+_SECTION = r"\d+(?:\.\d+)?(?:\([ab]\))?"
+_MORE = rf"(?: to |, (?:and )?| and ){_SECTION}(?!\w)"
+_CITED = re.compile(
+    rf"facts(?:/[a-z-]+\.md)?,?(?: sections?)? ({_SECTION}(?:{_MORE})*)", re.IGNORECASE
+)
+
+
+def _expanded(text: str) -> set[str]:
+    """``4.1 to 4.3, 6`` as 4.1, 4.2, 4.3, 6."""
+    out = set()
+    for part in re.split(r", (?:and )?| and ", text):
+        first, _, last = part.partition(" to ")
+        out.add(first)
+        if last and "." in first and "." in last:
+            chapter, begin = first.split(".")
+            out |= {f"{chapter}.{n}" for n in range(int(begin), int(last.split(".")[1]) + 1)}
+        elif last:
+            out |= {str(n) for n in range(int(first), int(last) + 1)}
+    return out
+
+
+def _sections() -> set[str]:
+    """Sections that docs/sources.md explains."""
+    text = (ROOT / "docs/sources.md").read_text()
+    cells = re.findall(rf"^\| ({_SECTION}[^|]*) \|", text, re.M)
+    return {section for cell in cells for section in _expanded(cell)}
+
+
+def _citing_files() -> list[Path]:
+    return [*sorted((ROOT / "src").rglob("*.py")), *MARKDOWN]
+
+
+def test_every_section_of_the_facts_that_is_cited_has_a_public_source() -> None:
+    known = _sections()
+    assert len(known) > 60
+    chapters = {section.split(".")[0] for section in known}
+    missing = {
+        section: relative(path)
+        for path in _citing_files()
+        for cited in _CITED.findall(path.read_text())
+        for section in _expanded(cited)
+        if section not in known and section not in chapters
+    }
+    assert missing == {}
+
+
+def test_every_rule_names_a_public_source() -> None:
+    bare = [m.id for m in MONITORS.values() if not re.search(r"Linux \w|tdh_\w+\.c", m.source)]
+    assert bare == []
+    assert [r for r in RULES if not re.search(r"\w+\(\)|\w+\.c\b", RULES[r].source)] == []

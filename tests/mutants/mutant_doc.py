@@ -23,10 +23,10 @@ what they are for: a checker that is silent about a mutant is blind, or the step
 `septum designs diff {BASE} {BASE}+NAME` prints what a mutant changes, and
 `septum check --design {BASE}+NAME --scenario SCENARIO` shows what it breaks.
 
-"Step" is the section of the facts on KVM's TDP MMU that has the step. "Caught by" is the rule
-that the row of the verdict table reports; "executions" says how many were run until it was
-found. *Alone*: with that monitor switched off nothing at all is found. *Under TSO*: only store
-buffers show it (`--memory-model tso`); under sequential consistency nothing is found.
+"Step" is the [section of the facts](sources.md) on KVM's TDP MMU that has the step. "Caught by"
+is the rule that the row of the verdict table reports; "executions" says how many were run until
+it was found. *Alone*: with that monitor switched off nothing at all is found. *Under TSO*: only
+store buffers show it (`--memory-model tso`); under sequential consistency nothing is found.
 """
 
 

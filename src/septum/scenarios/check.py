@@ -35,7 +35,7 @@ DEFAULT_DESIGNS = (
 
 REREAD = "feb06+reread-sptep"
 REREAD_SCENARIOS = ("fault-fault", "fault-neighbours", "fault-punch", "install-leaf-fails")
-"""The seed's last question.  It breaks already when nobody races, so the scenarios that
+"""The mail's last question.  It breaks already when nobody races, so the scenarios that
 need a mapping that works say nothing about it."""
 
 VOID = "void-callback"
@@ -52,7 +52,7 @@ VOID_SCENARIOS = (
 
 
 def default_rows() -> list[tuple[str, str]]:
-    """Every default design in every default scenario, the seed's last question, the protocol
+    """Every default design in every default scenario, the mail's last question, the protocol
     of 2022 where it matters, and the scenarios that name their designs."""
     scenarios = [s for s in SCENARIOS.values() if s.default]
     rows = [(d, s.name) for d in DEFAULT_DESIGNS for s in scenarios if d in (s.designs or (d,))]

@@ -73,7 +73,7 @@ class Replay:
 
 @dataclass(slots=True)
 class CheckResult:
-    """One row of the verdict table (field names: design.md, output contract).
+    """One row of the verdict table (docs/schemas/check.json).
 
     :ivar missing: must-occur events that never occurred (verdict ``vacuous``).
     :ivar other_findings: rules found besides ``finding``, in order of first schedule.

@@ -6,10 +6,10 @@ Some rules are broken by an act itself and reported where it happens: ``I6`` by 
 lifetimes (septum.machine.memory) and here, ``I10`` by the locks (septum.machine.sync)
 and the kernel's own lockdep assertions.
 
-Exact forms are those of design.md, section "Judging": I3, I6 and I8 to I12 at the
-acting event, I1 per entry at the event that unfreezes or publishes it under the shared
-lock, and everything of facts 7(b) in the settled state (every task finished, RCU
-callbacks run).  A bugged VM silences only later reports of I1, I2, I4, I14 and I20.
+I3, I6 and I8 to I12 are judged at the acting event, I1 per entry at the event that
+unfreezes or publishes it under the shared lock, and everything of facts 7(b) in the settled
+state (every task finished, RCU callbacks run; docs/model.md, "Judging").  A bugged VM
+silences only later reports of I1, I2, I4, I14 and I20.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class NoLostDirty(Monitor):
         "translation of it, and no leaf lets a write to an unmarked page pass unseen."
     )
     judged = "the return of GET, CLEAR and of enabling the log; settled"
-    source = "facts/kvm-tdp-mmu.md 4.14, design.md Judging I22; Linux kvm_get_dirty_log_protect()"
+    source = "facts/kvm-tdp-mmu.md 4.14, docs/model.md; Linux kvm_get_dirty_log_protect()"
     example = "GET clears W and does not flush: a CPU goes on writing through its TLB"
 
     def __init__(self, view: View) -> None:

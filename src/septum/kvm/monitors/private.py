@@ -38,7 +38,7 @@ class AcceptedPageStays(Monitor):
         "only by its own conversion, hole or slot deletion, or with the whole VM."
     )
     judged = "every successful TDH.MEM.PAGE.REMOVE"
-    source = "facts/kvm-tdp-mmu.md 4.11, 5.5, design.md Judging I21; Linux guest_memfd.c"
+    source = "facts/kvm-tdp-mmu.md 4.11, 5.5, docs/model.md; Linux guest_memfd.c"
     example = "converting one page unmaps its neighbour: the guest loses its contents"
 
     def __init__(self, view: View) -> None:

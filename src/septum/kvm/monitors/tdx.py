@@ -43,7 +43,7 @@ class FaultsEnd(Monitor):
     id = "I23"
     statement = "Every vCPU fault ends once the others have stopped."
     judged = "an execution in which no task can go on and a retry loop still waits"
-    source = "facts/kvm-tdp-mmu.md 5.4, design.md Judging I23; Linux tdx_handle_ept_violation()"
+    source = "facts/kvm-tdp-mmu.md 5.4, docs/model.md; Linux tdx_handle_ept_violation()"
     example = "an SPTE stays FROZEN: the fault is retried for ever"
 
     def on_stuck(self, waiting: Iterable[tuple[str, str, str]]) -> None:
@@ -56,7 +56,7 @@ class NoEntryWhenDead(Monitor):
     id = "I24"
     statement = "No guest entry after the VM is dead (kvm_vm_dead() has returned)."
     judged = "every successful TDH.VP.ENTER"
-    source = "facts/kvm-tdp-mmu.md 5.2, design.md Judging I24; Linux kvm_vm_dead()"
+    source = "facts/kvm-tdp-mmu.md 5.2, docs/model.md; Linux kvm_vm_dead()"
     example = "KVM_REQ_VM_DEAD is set without kicking the vCPUs"
 
     def __init__(self, view: View) -> None:

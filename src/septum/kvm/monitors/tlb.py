@@ -59,7 +59,7 @@ class NoStaleTranslation(Monitor):
     )
     source = (
         "facts/kvm-tdp-mmu.md 4.16, 4.17, 5.3, 5.6, 7(a) I7; facts/tdx-module.md 5; "
-        "design.md Judging I7; Linux recover_huge_pages_range(), kvm_recover_nx_huge_pages()"
+        "docs/model.md; Linux recover_huge_pages_range(), kvm_recover_nx_huge_pages()"
     )
     example = "an invalidation returns without kvm_flush_remote_tlbs()"
 

@@ -61,7 +61,7 @@ class TraceConsistency(Monitor):
         "and A, D, W and access-track bits may differ."
     )
     judged = "settled"
-    source = "facts/kvm-tdp-mmu.md 4.19, 7(b) I20, design.md Judging I20; Linux tdp_mmu.c"
+    source = "facts/kvm-tdp-mmu.md 4.19, 7(b) I20, docs/model.md; Linux tdp_mmu.c"
     example = "the line's old value is the one that was hoped for, not the one replaced"
     # As I4: a hook that fails under the write lock skips line and statistics (facts 4.3).
     silenced_by_bug = True
