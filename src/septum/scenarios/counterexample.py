@@ -366,6 +366,7 @@ def operation_starts(ce: Counterexample) -> dict[tuple[str, int], int]:
     """(task, number of its operation) -> how many steps of all tasks precede its code."""
     built = rebuild(ce)
     machine = built.machine
+    machine.retries_allowed = ce.retries
     starts: dict[tuple[str, int], int] = {}
 
     def listen(what: str, args: tuple[Any, ...]) -> None:
