@@ -55,7 +55,7 @@ class Shot:
 
 SHOTS = (
     Shot("report-light", 1280, 820),
-    Shot("report-dark", 1280, 660, "dark"),
+    Shot("report-dark", 1280, 760, "dark"),
     Shot("report-phone", 390, 844, at=".controls"),
 )
 STEPPER = Shot("stepper", 1340, 800)
