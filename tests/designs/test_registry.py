@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -172,3 +174,27 @@ def test_a_signature_may_change_with_all_its_callers(tmp_path: Path) -> None:
 def test_the_calls_of_this_package_are_found_right(name: str) -> None:
     whole = lookup(name).functions
     assert check_calls(whole, {}, "") is None
+
+
+TREE = Path(os.environ.get("SEPTUM_LINUX") or "/nowhere")
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def own_names() -> set[str]:
+    """Functions that docs/model.md says the kernel has inline."""
+    text = (DOCS / "model.md").read_text()
+    section = text.split("\n## Names\n")[1].split("\n## ")[0]
+    return set(re.findall(r"^\| `(\w+)\(\)` \|", section, re.M))
+
+
+def test_names_of_our_own_are_functions_of_the_model() -> None:
+    assert own_names() and own_names() <= set(lookup("v7.3").functions)
+
+
+@pytest.mark.skipif(not TREE.is_dir(), reason="no kernel tree: set SEPTUM_LINUX to one")
+def test_every_other_function_of_v7_3_is_one_of_the_kernel() -> None:
+    below = ("arch/x86/kvm", "virt/kvm", "arch/x86/virt/vmx/tdx", "arch/x86/include/asm")
+    files = [f for d in below for f in (TREE / d).rglob("*.[ch]")]
+    files += (TREE / "include/linux").glob("kvm*.h")
+    words = {w for f in files for w in re.findall(r"\w+", f.read_text(errors="replace"))}
+    assert {name for name in lookup("v7.3").functions if name not in words} == own_names()

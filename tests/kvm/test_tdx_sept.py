@@ -287,7 +287,7 @@ def test_table_must_fit_its_entry(what: str) -> None:
     assert hook(rig.kvm, gfn, SHADOW_NONPRESENT_VALUE, spte, level) == -EIO
     rig.kvm.mmu_lock.read_unlock()
     assert rig.take() == []
-    assert rig.rules == ["BUG:tdx_spte_to_external_spt"]
+    assert rig.rules == ["BUG:tdx_spte_to_sept_pt"]
 
 
 # --- PAGE.ADD -----------------------------------------------------------------------------

@@ -282,7 +282,7 @@ def tdx_sept_split_private_spte(
     """BLOCK, TRACK, DEMOTE; the 512 small entries need no UNBLOCK.  No undo on failure."""
     name = "tdx_sept_split_private_spte"
     lockdep_assert_held_write(kvm.mmu_lock, name)
-    external_spt = kvm.fn.tdx_spte_to_external_spt(kvm, gfn, new_spte, level)
+    external_spt = kvm.fn.tdx_spte_to_sept_pt(kvm, gfn, new_spte, level)
     if not external_spt:
         return -EIO
     no_vcpus = kvm.fn.tdh_do_no_vcpus

@@ -114,7 +114,7 @@ MUTANTS: Final = (
         "split-without-external-spt",
         "the table of a split has no page for the S-EPT",
         "huge-split-fault",
-        "BUG:tdx_spte_to_external_spt",
+        "BUG:tdx_spte_to_sept_pt",
         ("tdp_mmu_alloc_sp_for_split", "    if mirror:\n", "    if False:\n"),
     ),
     _mutant(

@@ -128,7 +128,7 @@ MUTANTS: Final = (
         "I6",
         (
             change(_REMOVED, _CALL_RCU, ""),
-            change(_REMOVED, _LOOP, "    kvm.fn.tdp_mmu_free_sp(kvm, sp)\n" + _LOOP),
+            change(_REMOVED, _LOOP, "    kvm.fn.__tdp_mmu_free_sp(kvm, sp)\n" + _LOOP),
         ),
     ),
     Mutant(
@@ -275,7 +275,7 @@ MUTANTS: Final = (
         "4.5",
         "a new mirror table gets no page for the S-EPT",
         "fault-fault",
-        "BUG:tdx_spte_to_external_spt",
+        "BUG:tdx_spte_to_sept_pt",
         (change(_MISSING, "    if is_mirror_sp(sp):\n", "    if not is_mirror_sp(sp):\n"),),
     ),
     Mutant(
@@ -283,7 +283,7 @@ MUTANTS: Final = (
         "4.5",
         "a new table is made for the next GFN",
         "fault-fault",
-        "BUG:tdx_spte_to_external_spt",
+        "BUG:tdx_spte_to_sept_pt",
         (
             change(
                 "tdp_mmu_init_child_sp",

@@ -306,7 +306,7 @@ MUTANTS: Final = (
         "I1",
         (
             change(
-                "tdx_spte_to_external_spt",
+                "tdx_spte_to_sept_pt",
                 "    return pfn\n",
                 "    return sp.pfn\n",
             ),

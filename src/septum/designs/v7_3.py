@@ -59,6 +59,7 @@ ALSO: Final = (
 DROPS: Final = (
     "reclaim_external_spt",
     "tdh_mem_page_demote",
+    "tdp_mmu_free_sp",
     "tdx_sept_reclaim_private_spt",
     "tdx_sept_split_private_spte",
 )
@@ -202,7 +203,7 @@ def handle_removed_pt(kvm: Kvm, pt: PageTable, shared: bool) -> None:
 # --- freeing tables -------------------------------------------------------------
 
 
-def tdp_mmu_free_sp(kvm: Kvm, sp: KvmMmuPage) -> None:
+def __tdp_mmu_free_sp(kvm: Kvm, sp: KvmMmuPage) -> None:
     """Table and header."""
     sp.spt.free()
 
@@ -211,13 +212,13 @@ def tdp_mmu_free_unused_sp(kvm: Kvm, sp: KvmMmuPage) -> None:
     """A table that was never linked: at once."""
     if sp.external_spt.v:
         kvm.host.free_page(sp.external_spt.v)
-    kvm.fn.tdp_mmu_free_sp(kvm, sp)
+    kvm.fn.__tdp_mmu_free_sp(kvm, sp)
 
 
 def tdp_mmu_free_sp_rcu_callback(kvm: Kvm, sp: KvmMmuPage) -> None:
     """After the grace period; free_external_spt has taken care of the external page."""
     WARN_ON(sp.external_spt.v, kvm, "tdp_mmu_free_sp_rcu_callback", "external_spt is left")
-    kvm.fn.tdp_mmu_free_sp(kvm, sp)
+    kvm.fn.__tdp_mmu_free_sp(kvm, sp)
 
 
 # --- ageing -----------------------------------------------------------------------------------

@@ -117,9 +117,9 @@ def tdx_sept_map_leaf_spte(kvm: Kvm, gfn: int, new_spte: int, level: int) -> int
     return int(kvm.fn.tdx_mem_page_aug(kvm, gfn, level, pfn))
 
 
-def tdx_spte_to_external_spt(kvm: Kvm, gfn: int, new_spte: int, level: int) -> int:
+def tdx_spte_to_sept_pt(kvm: Kvm, gfn: int, new_spte: int, level: int) -> int:
     """The page to add as S-EPT page; 0 if the child does not fit the entry."""
-    name = "tdx_spte_to_external_spt"
+    name = "tdx_spte_to_sept_pt"
     sp = spte_to_child_sp(kvm, new_spte)
     pfn: int = sp.external_spt.v
     if KVM_BUG_ON(not pfn, kvm, name, "no external_spt"):
@@ -132,7 +132,7 @@ def tdx_spte_to_external_spt(kvm: Kvm, gfn: int, new_spte: int, level: int) -> i
 
 
 def tdx_sept_map_nonleaf_spte(kvm: Kvm, gfn: int, new_spte: int, level: int) -> int:
-    pfn = kvm.fn.tdx_spte_to_external_spt(kvm, gfn, new_spte, level)
+    pfn = kvm.fn.tdx_spte_to_sept_pt(kvm, gfn, new_spte, level)
     if not pfn:
         return -EIO
     result = kvm.fn.tdh_mem_sept_add(kvm, gfn, level, pfn)
@@ -219,7 +219,7 @@ FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
         tdx_sept_map_nonleaf_spte,
         tdx_sept_remove_leaf_spte,
         tdx_sept_set_private_spte,
-        tdx_spte_to_external_spt,
+        tdx_spte_to_sept_pt,
         tdx_track,
     )
 }
