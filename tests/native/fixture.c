@@ -157,6 +157,6 @@ u64 create_until_it_works(void)
 	u64 args[8] = { 0x40000000, 32 };
 
 	while (__seamcall_ret(9, args) >> 32 == 0x80000200)
-		x = x + 1;
+		septum_retry("create_until_it_works");
 	return 0;
 }

@@ -56,6 +56,8 @@ class SearchResult:
     :ivar bounds_hit: why the search is not complete.
     :ivar found: for each rule that broke, the best schedule.
     :ivar each: the same for each kind of finding (`distinct.kind_of`).
+    :ivar states, transitions: met and taken (strategy ``stateful``); ``cycles``: how often the
+        path came back to one of its states although every task went on.
     :ivar expected: executions in all, from about .. to (0, 0: nothing is known).
     :ivar words: what had to be scheduled, where a program learns it (compiled code).
     """
@@ -75,6 +77,9 @@ class SearchResult:
     finals: set[object] = field(default_factory=set)
     expected: tuple[int, int] = (0, 0)
     words: tuple[str, ...] = ()
+    states: int = 0
+    transitions: int = 0
+    cycles: int = 0
 
     @property
     def traces(self) -> int:

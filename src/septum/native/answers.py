@@ -262,6 +262,7 @@ class Answers:
                 how = _NOW
             elif at in context.points:
                 how = _AT_POINT + context.points.index(at)
+                self.tables.watch(self.tables.object(cell.name))
             else:
                 context.eventful = True
                 continue

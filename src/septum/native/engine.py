@@ -19,7 +19,7 @@ from septum.machine.dependency import Access, Footprint
 from septum.native.answers import Answers, NativeMachine
 from septum.native.objects import COUNTER, REFERENCES, Granule
 from septum.native.source import rmw_name
-from septum.native.tables import BODY_CALLS, LOGGED, Tables, place
+from septum.native.tables import BODY_CALLS, EDGES, LOGGED, SNAPSHOTS, VISITED, Tables, place
 
 if TYPE_CHECKING:
     from septum.native.driver import Driver
@@ -96,6 +96,7 @@ class Engine:
         self._said = (ctypes.c_uint8 * 1024).from_address(image.symbols["septum_said"])
         self._texts = (ctypes.c_uint64 * 64).from_address(image.symbols["septum_texts"])
         self._texts_used = ctypes.c_uint64.from_address(image.symbols["septum_texts_used"])
+        self._folded = ctypes.c_uint32.from_address(image.symbols["septum_folded"])
         self._state = ctypes.c_uint32.from_address(image.symbols["septum_state"])
         self._pairs: dict[int, Access] = {}
         self._tables: set[str] = set()  # names of entries of page tables
@@ -106,7 +107,9 @@ class Engine:
         zap = kernel.fields.get("kvm_tdx.wait_for_sept_zap", (0, 0))[0] + kernel.struct
         self.tables.configure(
             {
-                "edges_size": 1 << 22,
+                "edges_size": EDGES,
+                "visited_size": VISITED,
+                "snapshots_size": SNAPSHOTS,
                 "frozen": kernel.frozen,
                 "tasks": len(plans),
                 "leave": image.symbols.get("septum_leave", 0),
@@ -179,7 +182,7 @@ class Engine:
             self.asked[-1] = self.asked.get(-1, 0) + 1
             return None
         events = self._log(request.logged, request.known)
-        if result == COMPLETE and not self._judged():
+        if result == COMPLETE and not self.judged():
             self.asked[-2] = self.asked.get(-2, 0) + 1
             return None
         self.served += 1
@@ -201,12 +204,20 @@ class Engine:
             slot.entries = known[1].buffer_info()[0]
         return out
 
-    def _reached(self, events: Sequence[Event], request: _Request) -> set[str]:
+    def noted(self) -> set[str]:
+        """What C found worth noting since it began."""
         texts = self.tables.texts
         said = bytes(self._said[: len(texts)])
         out = {texts[n] for n in range(len(texts)) if said[n]}
-        for n in range(self._texts_used.value):
-            out.add(self.image.text(self._texts[n]))
+        return out | {self.image.text(at) for at in self._texts[: self._texts_used.value]}
+
+    @property
+    def folded(self) -> int:
+        """Retries that were folded since C began."""
+        return self._folded.value
+
+    def _reached(self, events: Sequence[Event], request: _Request) -> set[str]:
+        out = self.noted()
         for event in events[request.known :]:
             if event.op == "cmpxchg-failed" and event.obj in self._tables:
                 out.add("an SPTE cmpxchg lost")
@@ -319,8 +330,8 @@ class Engine:
 
     # --- judging -------------------------------------------------------------------------
 
-    def _judged(self) -> bool:
-        """Whether the settled state breaks no rule."""
+    def judged(self) -> bool:
+        """Whether the settled state in which C is breaks no rule."""
         state = (self._state.value, self.image.memory_hash())
         if state in self._settled:
             return True

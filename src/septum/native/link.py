@@ -26,7 +26,7 @@ RUNTIME_FLAGS: Final = (
 )
 _RUNTIME: Final = (
     *("runtime.c", "memory.c", "pages.c", "locks.c", "traps.c"),
-    *("ledger.c", "answers.c", "engine.c", "batch.c"),
+    *("ledger.c", "answers.c", "engine.c", "batch.c", "snapshots.c", "states.c"),
 )
 _WRAPPED: Final = (
     "tdx_get_sysinfo",

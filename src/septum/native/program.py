@@ -53,6 +53,7 @@ class NativeProgram(MachineProgram):
         self.before_run: Callable[[Sequence[Decision]], None] | None = None
         self.engine: Engine | None = None
         self._known: tuple[str, ...] | None = None
+        self.same_epoch = False  # what earlier executions marked still counts
 
     def use_engine(self, plans: Sequence[Sequence[Plan]]) -> Engine:
         """Let C run executions; ``plans`` is what the bodies do."""
@@ -83,7 +84,10 @@ class NativeProgram(MachineProgram):
                     return done
             self.engine.python_runs()
         image.restore()
-        image.begin()
+        if self.same_epoch:
+            image.found_count.value = 0
+        else:
+            image.begin()
         self.driver.start()
         execution = super().run(
             prefix, sleep, policy, limits, fingerprint=fingerprint, covered=covered

@@ -10,13 +10,15 @@ from typing import Final
 from septum.machine.dependency import COMMUTE, KIND_NAMES, RELATION
 from septum.native.image import Image, map_memory
 
-__all__ = ["BODY_CALLS", "LOGGED", "SAID", "Tables"]
+__all__ = ["BODY_CALLS", "EDGES", "LOGGED", "SAID", "SNAPSHOTS", "VISITED", "Tables"]
 
 ENGINE: Final = 0x3_0000_0000
 _MB: Final = 1 << 20
 _NODES: Final = 1 << 20
 _OPS: Final = 1 << 22
-_EDGES: Final = 1 << 22
+EDGES: Final = 1 << 22
+VISITED: Final = 1 << 25  # states
+SNAPSHOTS: Final = 1 << 30
 _OBJECTS: Final = 16384
 _TEXTS: Final = 1024
 BODY_CALLS: Final = 64
@@ -34,7 +36,7 @@ SAID: Final = (
 _PLACES: Final = {
     "nodes": (0, 32 * _NODES),
     "ops": (0x1000_0000, 16 * _OPS),
-    "edges": (0x2000_0000, 16 * _EDGES),
+    "edges": (0x2000_0000, 16 * EDGES),
     "objects": (0x3000_0000, 8 * _OBJECTS),
     "buckets": (0x3100_0000, 16 * 65536),
     "log": (0x3200_0000, 96 * 32768),
@@ -42,10 +44,13 @@ _PLACES: Final = {
     "waits": (0x3400_0000, 16 * _MB),
     "bodies": (0x3500_0000, _MB),
     "conflicts": (0x3600_0000, 4096),
+    "visited": (0x1_0000_0000, 2 * 16 * VISITED),
+    "snapshots": (0x2_0000_0000, SNAPSHOTS),
 }
 _CONFIG: Final = (
     *("nodes", "ops", "edges", "edges_size", "objects", "buckets", "log", "acc", "waits"),
     *("bodies", "frozen", "tasks", "conflicts", "leave", "zap"),
+    *("visited", "visited_size", "snapshots", "snapshots_size"),
 )
 
 
@@ -68,6 +73,7 @@ class Tables:
         self._objects: dict[str, int] = {}
         self.strings: list[str] = [""]
         self._strings: dict[str, int] = {}
+        self._watched: list[int] = []
         self.values: list[Hashable] = [None]
         self._values: dict[Hashable, int] = {None: 0}
         self.texts: list[str] = list(SAID)
@@ -94,6 +100,7 @@ class Tables:
         for table in ("nodes", "edges", "objects", "buckets"):
             ctypes.memset(place(table), 0, _PLACES[table][1])
         ctypes.c_uint64.from_address(self.image.symbols["septum_edges_used"]).value = 0
+        ctypes.c_uint64.from_address(self.image.symbols["septum_watched_used"]).value = 0
         self._objects_used.value = 1
 
     def configure(self, values: dict[str, int]) -> None:
@@ -129,6 +136,24 @@ class Tables:
             number = self._strings[text] = len(self.strings)
             self.strings.append(text)
         return number
+
+    def watch(self, number: int) -> None:
+        """Answers blame the object as of an earlier point: states differ if it changed since.
+        Its first use makes all states known so far worthless."""
+        if number not in self._watched:
+            self._watched.append(number)
+            place_of = self.image.symbols["septum_watched"]
+            if len(self._watched) > 8:
+                self.full = True
+                return
+            ctypes.c_uint32.from_address(place_of + 4 * len(self._watched) - 4).value = number
+            used = self.image.symbols["septum_watched_used"]
+            ctypes.c_uint64.from_address(used).value = len(self._watched)
+
+    @property
+    def watched(self) -> int:
+        """How many objects are watched."""
+        return len(self._watched)
 
     def value(self, value: Hashable) -> int:
         """The number of a value that a point saw or left."""

@@ -14,6 +14,7 @@ void septum_restore(void);
 void septum_begin(void);
 
 KEEP static struct request *asked;
+KEEP u32 septum_stateful;	/* choices are the search's over states */
 
 /* The option of a choice; 0: the decisions name one that there is not. */
 int septum_chosen(u64 name, u64 options, u32 *choice)
@@ -22,6 +23,8 @@ int septum_chosen(u64 name, u64 options, u32 *choice)
 	struct logged *l;
 
 	*choice = 0;
+	if (septum_stateful && !septum_chosen_here(options, choice))
+		return 0;
 	if (asked && at < asked->decisions)
 		*choice = ((u32 *)asked->decision)[at] >> 8;
 	if (*choice >= options) {
@@ -177,6 +180,7 @@ u64 septum_execute(struct request *q)
 	septum_begin();
 	septum_engine_start();
 	asked = q;
+	septum_stateful = 0;
 	result = septum_begin_tasks();
 	if (result == RUN_ON)
 		result = schedule(q);

@@ -41,6 +41,16 @@ static u32 changed(u32 object, u64 before, u64 after)
 	return dying[o->dying] ? WRITE : ADD;
 }
 
+/* An entry was to change and did not: Python says whether it was a cmpxchg. */
+static void lost(u64 pc)
+{
+	for (u64 n = 0; n < septum_lost_used; n++)
+		if (septum_lost[n] == pc)
+			return;
+	if (septum_lost_used < 16)
+		septum_lost[septum_lost_used++] = pc;
+}
+
 /* Notice.accessed() */
 static int notice(u32 task, u32 object, u64 addr, u64 type, u64 before, u64 after)
 {
@@ -58,8 +68,10 @@ static int notice(u32 task, u32 object, u64 addr, u64 type, u64 before, u64 afte
 				septum_reached(SAID_FROZEN);
 			return RUN_ON;
 		}
-		if (before == after)
+		if (before == after) {
+			lost(LOG(septum_logged - 1)->pc);
 			return RUN_ON;
+		}
 		result = septum_answer(task, septum_ask(words, 5));
 		r->where = where;
 		return result;
@@ -263,6 +275,10 @@ static int announce(u32 task, u64 kind, int *on)
 	case SEPTUM_WAIT:
 		r->object = septum_object_at(ev->addr);
 		return r->object ? announced(r, AT_C) : unknown_object();
+	case SEPTUM_DIED:
+		if (!r->started)
+			return announced(r, AT_C);
+		break;
 	case SEPTUM_FREE:
 		if (!ev->type) {
 			r->object = septum_object_at(ev->addr);
@@ -324,7 +340,7 @@ int septum_ran(u32 task)
 			if (result != RUN_ON)
 				return result;
 		}
-		if (septum_found_count) {
+		if (septum_found_count && !septum_tolerates) {
 			septum_why = WHY_PROBLEM;
 			return RUN_ASK;
 		}
@@ -378,6 +394,9 @@ static int perform_announced(u32 task)
 			return RUN_ASK;
 		ev->result = choice;
 		break;
+	case SEPTUM_DIED:
+		septum_why = WHY_EVENTFUL;
+		return RUN_ASK;
 	}
 	return septum_ran(task);
 }

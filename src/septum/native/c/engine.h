@@ -120,7 +120,8 @@ struct logged {
 };
 
 #define LOG_MAX 32768
-#define ACC_MAX (1u << 20)
+#define FOOT_POOL (1u << 20) /* footprints of sleeping steps, behind the log's: u64 each */
+#define FOOT_MAX (1u << 19)
 
 /* How an execution ended. */
 enum result {
@@ -149,7 +150,8 @@ struct engine_config {
 	u64 nodes, ops, edges, edges_size, objects, buckets, log, acc, waits, bodies, frozen;
 	u64 tasks, conflicts; /* conflicts: per kind, a u32 of the kinds that it clashes with */
 	u64 leave, zap;
-	u64 visited, visited_size, frames, frames_size, snapshots;
+	u64 visited, visited_size; /* two halves, of so many states */
+	u64 snapshots, snapshots_size;
 };
 
 extern struct engine_config septum_engine;
@@ -158,6 +160,9 @@ extern u32 septum_state; /* of Python's cells */
 extern s32 *septum_wseq;
 extern u8 *septum_dying;
 extern u32 septum_why;
+extern u32 septum_stateful, septum_tolerates;
+extern u64 septum_new_shared_count;
+extern u64 septum_lost[16], septum_lost_used; /* where an entry was to change and did not */
 extern u32 septum_logged, septum_folded, septum_enabled;
 extern u32 septum_runs;	/* the task whose step it is */
 extern u8 septum_said[1024];
@@ -176,6 +181,7 @@ u32 septum_ask(const u64 *words, u64 count);
 int septum_answer(u32 task, u32 node);
 void septum_access(u32 object, u32 kind);
 int septum_chosen(u64 name, u64 options, u32 *choice);
+int septum_chosen_here(u64 options, u32 *choice);
 void septum_reached(u32 text);
 int septum_blamed(struct runner *r, u32 object, s32 at, int keep);
 s32 septum_now(void);

@@ -6,6 +6,7 @@ KEEP u64 septum_objects_used;
 KEEP u32 septum_logged, septum_folded, septum_enabled, septum_runs;
 KEEP u8 septum_said[1024];
 KEEP u64 septum_texts[64], septum_texts_used;
+KEEP u64 septum_lost[16], septum_lost_used;
 
 /* --- the log ------------------------------------------------------------------------------------- */
 

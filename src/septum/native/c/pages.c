@@ -87,6 +87,30 @@ void septum_restore(void)
 		memcpy((void *)hot[n].addr, kept(n), PAGE);
 }
 
+/* --- snapshots --- */
+
+u64 septum_pages_size(void)
+{
+	return septum_hot_used * PAGE;
+}
+
+u8 *septum_pages_keep(u8 *to)
+{
+	for (u64 n = 0; n < septum_hot_used; n++, to += PAGE)
+		memcpy(to, (void *)hot[n].addr, PAGE);
+	return to;
+}
+
+/* `pages`: how many were hot then; the others were as in the start state. */
+const u8 *septum_pages_back(const u8 *from, u64 pages)
+{
+	for (u64 n = 0; n < pages; n++, from += PAGE)
+		memcpy((void *)hot[n].addr, from, PAGE);
+	for (u64 n = pages; n < septum_hot_used; n++)
+		memcpy((void *)hot[n].addr, kept(n), PAGE);
+	return from;
+}
+
 /* --- identity ---------------------------------------------------------------------------------- */
 
 static u64 mix(u64 h)

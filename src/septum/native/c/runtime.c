@@ -22,6 +22,7 @@ KEEP u64 septum_new_shared[256];
 KEEP u64 septum_new_shared_count;
 KEEP u32 septum_epoch;
 KEEP int septum_exploring;
+KEEP u32 septum_scrub;
 KEEP static int running; /* a task runs; else instrumented code is called by the explorer */
 KEEP static u64 main_rsp;
 KEEP int septum_current;
@@ -141,6 +142,8 @@ u64 septum_resume(u64 n)
 	running = 1;
 	septum_switch(&main_rsp, t->rsp);
 	running = 0;
+	if (septum_scrub) /* so that what lies in new frames does not depend on old ones */
+		memset((void *)(t->rsp - SCRUBBED), 0, SCRUBBED);
 	septum_enter_cpu(0);
 	septum_current = old;
 	if (size) {

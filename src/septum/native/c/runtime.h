@@ -25,6 +25,7 @@ struct held {
 };
 
 #define HELD_MAX 24
+#define SCRUBBED 4096ul	/* bytes of dead stack that are cleared when states are compared */
 #define BLOCKS_MAX 16384
 
 struct task {
