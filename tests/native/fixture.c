@@ -160,3 +160,20 @@ u64 create_until_it_works(void)
 		septum_retry("create_until_it_works");
 	return 0;
 }
+
+/* Raises its own flag, and takes it back if the other's is up: both may do so for ever. */
+static u64 raised[8] __attribute__((aligned(64)));
+u64 give_way(void)
+{
+	int me = septum_task(), other = !me;
+
+	for (;;) {
+		__atomic_store_n(&raised[me], 1, 5);
+		if (!__atomic_load_n(&raised[other], 5))
+			break;
+		__atomic_store_n(&raised[me], 0, 5);
+		septum_retry("give_way");
+	}
+	__atomic_store_n(&raised[me], 0, 5);
+	return 0;
+}

@@ -111,12 +111,14 @@ def check_command(
     """
     output = Output.taken_from(search)
     params = _params(search)
-    options = explorer(**search)
+    options = explorer(**search, states=True)
     names = [find(name).name for name in dict.fromkeys(scenarios)] or default_scenarios()
     places = Places(jobs, None, campaign, ["kernel", *words_of(ctx)])
     if near is not None:
         if scenarios or output.expected or campaign:
             raise click.UsageError("--from names the scenario itself: give nothing else")
+        if options.strategy == "stateful":
+            raise click.UsageError("--from explores executions: give another strategy")
         outcome = _near(near, _build(tree).code, options)
     else:
         code = _build(tree).code

@@ -260,8 +260,16 @@ def explorer(
     deep: bool = False,
     depth: int = 3,
     all_findings: bool = False,
+    states: bool = False,
 ) -> Options:
-    """The explorer's options."""
+    """The explorer's options; ``states``: what is explored can be kept midway."""
+    if strategy == "stateful" and not states:
+        raise click.UsageError(
+            "--strategy stateful: only compiled code can be kept midway (septum kernel check); "
+            "for designs: optimal, or states"
+        )
+    if strategy == "stateful" and retries:
+        raise click.UsageError("--retries: strategy stateful folds repeats by their states")
     if first and all_findings:
         raise click.UsageError("--first stops at one finding, --all-findings wants every one")
     return Options(

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from septum.machine import Decision, Execution, Limits, Machine, Policy
 from septum.machine.dependency import Footprint
 from septum.machine.events import CONTINUE, DEFAULT_LIMITS
 
-__all__ = ["MachineProgram", "Program"]
+__all__ = ["KeepsStates", "MachineProgram", "Program"]
 
 
 class Program(Protocol):
@@ -78,3 +78,11 @@ class MachineProgram:
         return self.machine.run(
             self.bodies, prefix, sleep, policy, limits, self.settle, fingerprint, covered
         )
+
+
+class KeepsStates(MachineProgram):
+    """A program whose states can be kept and compared midway (compiled code)."""
+
+    def explore_states(self, options: Any, progress: Callable[[Any], None] | None = None) -> Any:
+        """Explore every state; a `SearchResult`."""
+        raise NotImplementedError

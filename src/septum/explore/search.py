@@ -12,7 +12,7 @@ from time import perf_counter
 from mypy_extensions import mypyc_attr
 
 from septum.explore import bounded, brute, optimal
-from septum.explore.program import MachineProgram
+from septum.explore.program import KeepsStates, MachineProgram
 from septum.explore.result import SearchResult
 from septum.explore.sample import sample
 from septum.machine import Execution, Limits
@@ -23,6 +23,7 @@ STRATEGIES = {
     "optimal": "optimal DPOR: one execution per trace, complete",
     "states": "every interleaving up to equal states, without reduction",
     "naive": "every interleaving, without reduction",
+    "stateful": "every state of compiled code (septum kernel check), with sleep sets",
     "bounded": "every schedule with at most --bound preemptions",
     "random": "uniform random walk, sampled",
     "pct": "PCT priority schedules, sampled",
@@ -128,6 +129,11 @@ def _search(
             first=options.first,
             on_execution=each,
         )
+    elif strategy == "stateful":
+        if not isinstance(program, KeepsStates):
+            raise ValueError("strategy stateful: only compiled code can be kept midway")
+        result = program.explore_states(options, progress)
+        folded = result.folded
     elif strategy == "bounded" and options.deep:
         result = bounded.deepening(
             program,

@@ -71,6 +71,7 @@ class Engine:
 
     :param plans: what each task does; ``names`` how they are called.
     :ivar asked: executions that Python had to run, by reason (enum why of c/engine.h).
+    :ivar settled: states in which all tasks had finished and no rule was broken.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Engine:
         self.asked: dict[int, int] = {}
         self.served = 0
         self.settle: Callable[[], None] | None = None
-        self._settled: set[tuple[int, int]] = set()
+        self.settled: set[tuple[int, int]] = set()
         self._execute = image.function("septum_execute", 1)
         self._forget = image.function("septum_forget_last", 0)
         self._request = _Request()
@@ -333,7 +334,7 @@ class Engine:
     def judged(self) -> bool:
         """Whether the settled state in which C is breaks no rule."""
         state = (self._state.value, self.image.memory_hash())
-        if state in self._settled:
+        if state in self.settled:
             return True
         m = self.m
         mark = m.mark()
@@ -350,5 +351,5 @@ class Engine:
         m.findings, m.reached = findings, reached
         m.rewind(mark)
         if good:
-            self._settled.add(state)
+            self.settled.add(state)
         return good

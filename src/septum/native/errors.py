@@ -3,8 +3,13 @@
 
 from __future__ import annotations
 
-__all__ = ["BuildError"]
+__all__ = ["BuildError", "SharingGrew"]
 
 
 class BuildError(RuntimeError):
     """The tree cannot be built: one message, what and where and how to mend it."""
+
+
+class SharingGrew(RuntimeError):
+    """An execution used a word in two tasks that was not a scheduling point before (or Python
+    answered the scheduler in C in two ways): what was explored so far does not count."""

@@ -9,7 +9,8 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from septum.explore import MachineProgram
+from septum.explore import Options, SearchResult
+from septum.explore.program import KeepsStates
 from septum.kvm.monitors import Monitors
 from septum.kvm.seamcall import Injection
 from septum.machine import Decision, Execution, Finding, Halt, Limits, Machine, Policy, Task
@@ -19,9 +20,11 @@ from septum.machine.geometry import Geometry
 from septum.native.answers import NativeMachine
 from septum.native.driver import Driver
 from septum.native.engine import Engine, Plan
+from septum.native.errors import SharingGrew
 from septum.native.image import GMEM_PFN, Image
 from septum.native.kernel import Kernel
 from septum.native.operations import Call, bind, real_end, real_gfn
+from septum.native.states import stateful
 from septum.native.symbols import Lines
 from septum.native.view import NOT_JUDGED, NativeView
 from septum.native.words import word_address, word_name
@@ -36,12 +39,7 @@ __all__ = ["NativeBuilt", "NativeProgram", "SharingGrew", "build_native"]
 _WARM_UP = 40  # random executions that look for words that tasks share
 
 
-class SharingGrew(RuntimeError):
-    """An execution used a word in two tasks that was not a scheduling point before (or Python
-    answered the scheduler in C in two ways): what was explored so far does not count."""
-
-
-class NativeProgram(MachineProgram):
+class NativeProgram(KeepsStates):
     """Tasks of an image.  Every execution begins from the saved memory."""
 
     def __init__(
@@ -99,6 +97,11 @@ class NativeProgram(MachineProgram):
             self.forget_sharing()
             raise SharingGrew
         return execution
+
+    def explore_states(
+        self, options: Options, progress: Callable[[SearchResult], None] | None = None
+    ) -> SearchResult:
+        return stateful(self, options, progress)
 
     def give_up_engine(self) -> None:
         """Python runs everything from now on."""

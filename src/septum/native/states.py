@@ -11,13 +11,16 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from time import perf_counter
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from septum.explore import Options, SearchResult
 from septum.machine import Decision, Execution, Limits
 from septum.native.engine import Engine
-from septum.native.program import NativeProgram, SharingGrew
+from septum.native.errors import SharingGrew
 from septum.native.source import rmw_name
+
+if TYPE_CHECKING:
+    from septum.native.program import NativeProgram
 
 __all__ = ["stateful"]
 
@@ -26,6 +29,8 @@ _EVENTFUL, _PROBLEM = 2, 3
 _CHUNK: Final = 2000  # transitions between two looks at the clock
 _PATH: Final = 32768
 _ENDED: Final = 2
+_ROUNDS: Final = 3  # cycles that are reported
+_TIMES, _CONFIRM = 11, 300  # rounds and steps that make a cycle endless (machine/rounds.py)
 _CANNOT: Final = "a step that C cannot take"
 
 
@@ -62,13 +67,14 @@ class _Run:
         self._lost_used = ctypes.c_uint64.from_address(image.symbols["septum_lost_used"])
         self.asked: tuple[list[Decision], int] = ([], 0)
         self.ended = False
+        self.rounds = 0  # cycles that were reported
         self.watched = engine.tables.watched
 
     def path(self) -> list[Decision]:
         """The decisions that lead to where C is."""
         return [Decision(w & 0xFF, w >> 8) for w in self._path[: self.search.steps]]
 
-    def execute(self, path: list[Decision]) -> Execution:
+    def execute(self, path: list[Decision], limits: Limits | None = None) -> Execution:
         """Python runs the path, and on to an end."""
         program = self.program
         engine, program.engine = program.engine, None
@@ -76,7 +82,7 @@ class _Run:
         self.engine.python_runs()
         program.machine.forget()
         try:
-            execution = program.run(path, limits=Limits(self.options.steps))
+            execution = program.run(path, limits=limits or Limits(self.options.steps))
         finally:
             program.engine = engine
             program.same_epoch = False
@@ -107,6 +113,17 @@ class _Run:
         if not self.ended and _CANNOT not in self.result.bounds_hit:
             self.result.bounds_hit.append(_CANNOT)
         return _ENDED
+
+    def go_round(self) -> None:
+        """The path came back to one of its states, and nobody was left out: Python goes on
+        round the cycle, and reports what never ends."""
+        if self.rounds == _ROUNDS:
+            return
+        self.rounds += 1
+        path = self.path()
+        cycle = path[self.search.cycle :]
+        times = max(_TIMES, -(-_CONFIRM // len(cycle))) + 1
+        self.execute(path + cycle * times, Limits(len(path) + len(cycle) * times))
 
     def judge(self) -> None:
         if not self.engine.judged():
@@ -146,6 +163,8 @@ class _Run:
                 self.judge()
             elif event == BLOCKED:
                 self.execute(self.path())
+            elif event == CYCLE:
+                self.go_round()
             if self.engine.image.new_shared_count.value:
                 self.program.forget_sharing()
                 raise SharingGrew
@@ -189,6 +208,6 @@ def stateful(
     """
     engine = program.engine
     if engine is None:
-        raise ValueError("the strategy needs the scheduler in C")
+        return SearchResult("stateful", bounds_hit=["the scheduler in C was given up"])
     engine.settle = program.settle
     return _Run(program, engine, options).run(progress)

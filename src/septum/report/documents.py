@@ -147,6 +147,7 @@ def _row(r: CheckResult, files: Files) -> dict[str, Any]:
         "note": r.note,
         "hypothetical": r.hypothetical,
         "steps": r.steps,
+        **({"states": r.states, "transitions": r.transitions} if r.states else {}),
     }
 
 

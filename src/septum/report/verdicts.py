@@ -56,6 +56,8 @@ def how_earned(result: CheckResult) -> str:
     if result.verdict == "n/a":
         return "not run"
     runs = number(result.executions, "execution")
+    if result.strategy == "stateful":
+        runs = number(result.states, "state")
     if result.complete:
         return f"complete: {runs}"
     if result.strategy in ("random", "pct") or result.verdict == "sampled":
@@ -291,10 +293,11 @@ def searching_line(
     design: str, scenario: str, found: SearchResult, done: int = 0, total: int = 0
 ) -> str:
     """A row that is being explored, for a log; ``done`` of ``total`` rows are finished."""
-    rate = f", {found.executions / found.seconds:.0f}/s" if found.seconds else ""
+    many = found.states or found.executions
+    rate = f", {many / found.seconds:.0f}/s" if found.seconds else ""
     broke = f", broke {' '.join(found.found)}" if found.found else ""
     head = f"[{done}/{total}] " if total else ""
-    runs = number(found.executions, "execution")
+    runs = number(many, "state" if found.states else "execution")
     left = left_text(found)
     left = f"; {left}" if left else ""
     return clean(f"{head}{design} / {scenario}: {runs}{rate}{broke} so far{left}")

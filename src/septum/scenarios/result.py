@@ -78,6 +78,7 @@ class CheckResult:
     :ivar missing: must-occur events that never occurred (verdict ``vacuous``).
     :ivar other_findings: rules found besides ``finding``, in order of first schedule.
     :ivar others: their counterexamples, if they were asked for.
+    :ivar states, transitions: of strategy ``stateful``.
     :ivar note: why a row is n/a, or what went wrong.
     """
 
@@ -103,3 +104,5 @@ class CheckResult:
     note: str = ""
     hypothetical: bool = False
     steps: int = 0
+    states: int = 0
+    transitions: int = 0

@@ -269,6 +269,8 @@ def judge(
         reached=sorted(result.reached),
         seconds=result.seconds,
         steps=result.steps,
+        states=result.states,
+        transitions=result.transitions,
         hypothetical=built.hypothetical,
     )
     found = primary(result)

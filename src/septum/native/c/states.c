@@ -190,6 +190,7 @@ static int fair(u32 first)
 /* The state that a step led to: a frame of its own, if there is anything to explore from it. */
 static int arrive(struct search *s, u32 sleep, struct footprint *feet)
 {
+	int result = SEARCH_TICK;
 	struct frame *f = &frames[depth];
 	struct met *slot;
 	u64 key;
@@ -209,11 +210,12 @@ static int arrive(struct search *s, u32 sleep, struct footprint *feet)
 			if (frames[n].key == key && fair(n)) {
 				s->cycles++;
 				s->cycle = frames[n].logged;
+				result = SEARCH_CYCLE;
 				break;
 			}
 		s->matched++;
 		if (!(slept & ~sleep))
-			return SEARCH_TICK;
+			return result;
 		known = mask & ~(slept & ~sleep);
 		sleep &= slept;
 	} else {
@@ -244,7 +246,7 @@ static int arrive(struct search *s, u32 sleep, struct footprint *feet)
 	if (depth > s->deepest)
 		s->deepest = depth;
 	here = 1;
-	return SEARCH_TICK;
+	return result;
 }
 
 static void leave(void)
@@ -359,7 +361,7 @@ u64 septum_search(struct search *s, u64 again, u64 most)
 		result = step(s, f);
 		if (result != SEARCH_TICK) {
 			say_path(s, result == SEARCH_ASK);
-			if (result == SEARCH_JUDGE || result == SEARCH_BLOCKED) {
+			if (result == SEARCH_JUDGE || result == SEARCH_BLOCKED || result == SEARCH_CYCLE) {
 				u32 *out = (u32 *)s->path;
 
 				for (s->steps = 0; s->steps < septum_logged; s->steps++)

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Strategy ``stateful``: the same findings and settled states as DPOR's, over fewer steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from native_rig import Rig
+from test_engine import PROGRAMS
+
+from septum.explore import Options, SearchResult
+from septum.native.program import NativeProgram
+
+STATEFUL = Options(strategy="stateful")
+
+BROKEN = (
+    ("a_then_b", "b_then_a"),
+    ("careless_reader", "unlink_rcu"),
+    ("reader", "unlink_now"),
+    ("unlink_now", "unlink_now", "reader"),
+    ("increment", "null_dereference"),
+    ("increment", "bug", "increment"),
+    ("wait_for_flag", "increment"),
+    ("unlock_only", "locked_increment"),
+)
+
+
+@pytest.fixture(autouse=True)
+def _python_again(rig: Rig) -> Iterator[None]:
+    yield
+    rig.image.answers = None
+
+
+def settled(program: NativeProgram) -> set[tuple[int, int]]:
+    """Settled states that broke no rule; memory only, since numbers of Python's states are
+    given as they are met."""
+    assert program.engine is not None
+    return {(0, memory) for _, memory in program.engine.settled}
+
+
+def both(rig: Rig, *functions: str) -> tuple[SearchResult, SearchResult, bool]:
+    """DPOR, the search over states, and whether they settle in the same states."""
+    reduced = rig.program(*functions, engine=True)
+    by_traces = rig.explore(reduced)
+    stateful = rig.program(*functions, engine=True)
+    by_states = rig.explore(stateful, STATEFUL)
+    return by_traces, by_states, settled(reduced) == settled(stateful)
+
+
+@pytest.mark.parametrize("functions", PROGRAMS, ids="+".join)
+def test_states_and_traces_end_alike(rig: Rig, functions: tuple[str, ...]) -> None:
+    by_traces, by_states, same = both(rig, *functions)
+    assert by_states.complete
+    assert by_states.states
+    assert by_states.transitions >= by_states.states - 1
+    assert not by_states.found
+    assert by_states.reached == by_traces.reached
+    assert same
+
+
+@pytest.mark.parametrize("functions", BROKEN, ids="+".join)
+def test_the_same_rules_break(rig: Rig, functions: tuple[str, ...]) -> None:
+    """And the schedule that shows it is one that the ordinary path runs."""
+    by_traces, by_states, _ = both(rig, *functions)
+    assert by_states.complete
+    assert by_states.found.keys() == by_traces.found.keys()
+    for rule, found in by_states.found.items():
+        program = rig.program(*functions)
+        execution = program.run(found.decisions)
+        assert rule in {f.rule for f in execution.findings}
+
+
+def test_fewer_steps_than_traces_take(rig: Rig) -> None:
+    by_traces, by_states, _ = both(rig, "increment", "increment", "increment")
+    assert by_states.transitions < by_traces.steps
+
+
+def test_choices_are_explored(rig: Rig) -> None:
+    """A choice is part of its step: every option leads to a state of its own."""
+    program = rig.program("first_wins", "increment", "increment", engine=True)
+    with_choice = rig.explore(program, STATEFUL)
+    without = rig.explore(rig.program("increment", "increment", engine=True), STATEFUL)
+    assert with_choice.complete
+    assert with_choice.states > without.states
+
+
+def test_a_cycle_that_leaves_nobody_out_is_a_livelock(rig: Rig) -> None:
+    """Two tasks that make each other try again, for ever; found where a state comes back."""
+    result = rig.explore(rig.program("give_way", "give_way", engine=True), STATEFUL)
+    assert set(result.found) == {"LIVELOCK"}
+    assert result.cycles
+    assert "repeat" in result.found["LIVELOCK"].finding.message
+    fair = rig.explore(rig.program("give_way", "increment", engine=True), STATEFUL)
+    assert not fair.found
+
+
+def test_budget_and_first_end_it_early(rig: Rig) -> None:
+    program = rig.program("a_then_b", "b_then_a", engine=True)
+    result = rig.explore(program, Options(strategy="stateful", first=True))
+    assert result.found
+    assert result.bounds_hit == ["stopped at the first finding"]
+    program = rig.program("create_td", "create_td", "create_other_td", engine=True)
+    result = rig.explore(program, Options(strategy="stateful", budget_s=1e-9))
+    assert not result.complete
+    assert result.bounds_hit == ["time budget"]
