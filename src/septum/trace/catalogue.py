@@ -110,6 +110,13 @@ RULES: Final = {
             "TDX_BUG_ON() in tdx.c; facts 5.2, 7 (I8)",
         ),
         Rule(
+            "TDX-status",
+            "A SEAMCALL of the memory path returns a status, and registers, that the TDX Module"
+            " model returns in the state that the calls before it left, with some lock held, vCPU"
+            " inside, interrupt or ACCEPT of the guest that no line shows.",
+            "septum.tdx (TDX Module 1.5.01); facts/tdx-module.md 2 to 5",
+        ),
+        Rule(
             "I9",
             "A frozen value is never an old value; as a new value it occurs only in"
             " entries of a table that the same task is removing (6.1: also in an entry"

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from septum.kvm.versions import KERNELS
 from septum.tdx import leaves
+from septum.tdx import sept as _sept
 from septum.tdx.status import TDX_EPT_ENTRY_STATE_INCORRECT, Operand
 
 __all__ = ["BEFORE", "EXAMPLES", "Example", "as_lines"]
@@ -88,13 +89,16 @@ def _split(gfn: int, pfn: int, page: int, *, told: bool = True) -> list[str]:
     return lines
 
 
-def _call(leaf: int, gfn: int, pfn: int = 0, status: int = 0) -> list[str]:
-    """The lines of one SEAMCALL, as the probes of `septum record --tdx` print them."""
+def _call(
+    leaf: int, gfn: int, pfn: int = 0, status: int = 0, out: tuple[int, int] = (0, 0)
+) -> list[str]:
+    """The lines of one SEAMCALL, as the probes of `septum record --tdx` print them; ``out``:
+    RCX and RDX."""
     return [
         f"seamcall_ret: (__seamcall_ret+0x4/0x60) fn={leaf:#x} rcx={gfn << 12:#x} rdx={_TDR:#x}"
         f" r8={pfn << 12:#x} r9=0x0",
         f"seamcall_ret_done: (tdx+0x60/0xa0 <- __seamcall_ret) status={status:#x}"
-        f" rcx={gfn << 12:#x} rdx=0x0 r8=0x0",
+        f" rcx={out[0]:#x} rdx={out[1]:#x} r8={pfn << 12:#x}",
     ]
 
 
@@ -115,6 +119,8 @@ _FAST: Final = (
 _UNLINK: Final = _change(2, 0, _table(0x13), _NONE)
 _AUG: Final = _call(leaves.TDH_MEM_PAGE_AUG, 5, 0x95)
 _INSTALLED: Final = _change(1, 5, _NONE, _mirror(0x95))
+_MAPPED: Final = (_sept.arch_entry(_sept.leaf(_sept.State.PENDING, 0x95000)), 2 << 8)
+"""RCX and RDX out: the entry of gfn 5 is PENDING."""
 _WRONG_STATE: Final = TDX_EPT_ENTRY_STATE_INCORRECT | Operand.RCX
 
 
@@ -178,8 +184,12 @@ EXAMPLES: Final = {
         (*_AUG, _INSTALLED),
         (
             *(*_AUG, _INSTALLED),
-            *_call(leaves.TDH_MEM_PAGE_AUG, 5, 0x95, status=_WRONG_STATE),
+            *_call(leaves.TDH_MEM_PAGE_AUG, 5, 0x96, status=_WRONG_STATE, out=_MAPPED),
         ),
+    ),
+    "TDX-status": Example(
+        (*_AUG, _INSTALLED),
+        (*_AUG, _INSTALLED, *_call(leaves.TDH_MEM_PAGE_AUG, 5, 0x96)),
     ),
     "I9": Example(
         (_INSTALL, *_linked(0x200, 0x14), *_REMOVED, _zap(0, 1), _FREEZE, _UNLINK),

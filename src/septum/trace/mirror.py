@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Compares the mirror of a TD with its S-EPT, after every change (invariant I1).
 
-The S-EPT comes from the recorded SEAMCALLs (`septum.trace.sept_shadow`), the mirror from
-the kvm_tdp_mmu_spte_changed lines.  In 7.3 the calls of a change come before its line, in
-the designs before it after; so a change is compared when its task goes on to something
-else.  The first divergence of a TD is the finding: it names the change, the call that did
-not do its part, and shows both trees around the GFN.  Later ones are only counted.
+The S-EPT comes from the recorded SEAMCALLs, run on the TDX Module's model
+(`septum.trace.sept_shadow`), the mirror from the kvm_tdp_mmu_spte_changed lines.  In 7.3 the
+calls of a change come before its line, in the designs before it after; so a change is compared
+when its task goes on to something else.  The first divergence of a TD is the finding: it names
+the change, the call that did not do its part, and shows both trees around the GFN.  Later ones
+are only counted.
 
 A line does not say whether its tree is the mirror or the direct one.  It is the mirror's if
 its task called SEAMCALLs for that entry beside it, if it starts from the mirror's value, or
@@ -31,14 +32,22 @@ from septum.tdx.status import (
     status_class,
 )
 from septum.trace.events import SpteChanged
-from septum.trace.probes import SEAMCALL_DONE, SEAMCALL_ENTER
+from septum.trace.probes import SEAMCALL_DONE, SEAMCALL_ENTER, SHOWS_OUT
 from septum.trace.rules import Finding, Where, describe_spte, finding_at
-from septum.trace.sept_shadow import MEMORY_LEAFS, SeamCall, Sept
+from septum.trace.sept_cases import NOWHERE
+from septum.trace.sept_shadow import MEMORY_LEAFS, Pages, SeamCall, Sept
+from septum.trace.status_check import StatusCheck
 
 __all__ = ["Mirrors"]
 
 _BITS: Final = 9
 _AROUND: Final = 3
+_TD_LEAFS: Final = frozenset(
+    (
+        *(leaves.TDH_MEM_TRACK, leaves.TDH_MNG_KEY_FREEID, leaves.TDH_MNG_INIT),
+        leaves.TDH_MR_FINALIZE,
+    )
+)
 _EARLY: Final = 64
 """Tasks whose last change is kept until the first SEAMCALL line."""
 _AGAIN: Final = (TDX_INTERRUPTED_RESUMABLE, TDX_INTERRUPTED_RESTARTABLE)
@@ -93,8 +102,8 @@ class Pending:
 
 @dataclass
 class Task:
-    entering: tuple[int, dict[str, int]] | None = None
-    """(line, registers) of a SEAMCALL that has not returned."""
+    entering: tuple[Where, dict[str, int]] | None = None
+    """A SEAMCALL that has not returned: its line and registers."""
     calls: list[SeamCall] = field(default_factory=list)
     """Since its last change."""
     pending: list[Pending] = field(default_factory=list)
@@ -111,6 +120,8 @@ class Mirrors:
         self.calls = 0
         self.compared = 0
         self.failed: dict[str, int] = {}
+        self.status = StatusCheck()
+        self._pages = Pages()
         self._tds: dict[int, Td] = {}
         self._tasks: dict[int, Task] = {}
         self._early: dict[int, tuple[Where, SpteChanged]] = {}
@@ -121,10 +132,12 @@ class Mirrors:
             f"TD {tdr:x}: {td.more} more entries differ after the first divergence"
             for tdr, td in self._tds.items()
             if td.more
-        ]
+        ] + self.status.notes(self._tds[tdr].sept for tdr in self._tds)
 
     def lost(self) -> None:
         """Lines are missing: nothing about TDs is known."""
+        self.status.keep(td.sept for td in self._tds.values())
+        self._pages = Pages()
         self._tds.clear()
         self._tasks.clear()
 
@@ -139,11 +152,18 @@ class Mirrors:
             self._early.clear()
         task = self._tasks.setdefault(at.pid, Task())
         if name in SEAMCALL_ENTER:
-            task.entering = (at.line, fields)
+            task.entering = (at, fields)
         elif name in SEAMCALL_DONE and task.entering is not None:
-            (line, into), task.entering = task.entering, None
+            (begin, into), task.entering = task.entering, None
             fn, rcx, rdx, r8 = (into.get(reg, 0) for reg in ("fn", "rcx", "rdx", "r8"))
-            call = SeamCall(line, at.pid, fn, rcx, rdx, r8, fields.get("status", 0))
+            out = (fields["rcx"], fields["rdx"]) if "rdx" in fields else None
+            status = fields.get("status", 0)
+            if name not in SHOWS_OUT or begin.cpu != at.cpu:
+                out = None
+            call = SeamCall(
+                *(begin.line, at.pid, fn, rcx, rdx, r8, status, out),
+                *(at.cpu, begin.time, at.time),
+            )
             self._call(at, call, task)
 
     def _call(self, at: Where, call: SeamCall, task: Task) -> None:
@@ -151,22 +171,34 @@ class Mirrors:
         if call.status:
             key = f"{call.name} {decode(call.status)}"
             self.failed[key] = self.failed.get(key, 0) + 1
-        if call.number not in MEMORY_LEAFS and call.number not in (
-            leaves.TDH_MEM_TRACK,
-            leaves.TDH_MNG_KEY_FREEID,
-        ):
+        if call.number == leaves.TDH_PHYMEM_PAGE_RECLAIM and not call.status:
+            self._pages.free(call.rcx)
+        if call.number not in MEMORY_LEAFS and call.number not in _TD_LEAFS:
             return
         if task.pending and (task.pending[-1].called or not self._belongs(call, task)):
             self._settle(task)  # its own calls are done: this one is of the next change
         self._settle_others(call)
-        td = self._tds.setdefault(call.tdr, Td(Sept(call.tdr)))
-        td.sept.apply(call)
+        td = self._tds.get(call.tdr)
+        if td is None:
+            td = self._tds[call.tdr] = Td(Sept(call.tdr, self._pages))
+        finding = self.status.check(at, call, td.sept, self._inside(at.pid))
+        if finding is not None:
+            around = _around(td, call.level, call.gfn) if call.number in MEMORY_LEAFS else []
+            self.findings.append(replace(finding, detail=tuple(around)))
         if call.number in MEMORY_LEAFS:
             task.calls.append(call)
             del task.calls[:-8]
             if call.status and not td.sept.gone and _is_bug(call.status):
                 text = f"SEAMCALL {call.text()}: KVM retries BUSY and treats this as a bug"
                 self.findings.append(finding_at("I8", at, text))
+
+    def _inside(self, pid: int) -> list[dict[str, int]]:
+        """Registers of the calls of other tasks that have not returned."""
+        return [
+            task.entering[1]
+            for other, task in self._tasks.items()
+            if other != pid and task.entering is not None
+        ]
 
     def _settle_others(self, call: SeamCall) -> None:
         """Changes of other tasks that this call may touch: those whose own calls are done
@@ -299,15 +331,15 @@ def _difference(td: Td, level: int, gfn: int, spte: int) -> str | None:
     key = (level, gfn)
     if key in td.sept.blocked_unknown and is_shadow_present_pte(spte):
         return f"the mirror holds {_mirror(spte, level)}, the S-EPT entry is still blocked"
-    raw = td.sept.entries.get(key)
+    raw = td.sept.entry(*key)
     if raw is None:
         return None
     state = sept.state_of(raw)
-    held = f"the S-EPT holds {sept.show(raw)}"
+    held = f"the S-EPT holds {_shown(raw)}"
     if is_leaf(spte, level):
         if state not in (State.MAPPED, State.PENDING) or not sept.is_leaf(raw):
             return f"the mirror holds {_mirror(spte, level)}, {held}"
-        if spte_to_pfn(spte) != sept.hpa_of(raw) >> 12:
+        if sept.hpa_of(raw) != NOWHERE and spte_to_pfn(spte) != sept.hpa_of(raw) >> 12:
             return f"the mirror maps pfn {spte_to_pfn(spte):x}, {held}"
     elif is_table(spte, level):
         if state is not State.NL_MAPPED:
@@ -315,6 +347,11 @@ def _difference(td: Td, level: int, gfn: int, spte: int) -> str | None:
     elif sept.is_leaf(raw):  # tables go with the TD: facts 4.3, 4.4
         return f"the mirror holds nothing, {held}"
     return None
+
+
+def _shown(raw: int) -> str:
+    """An S-EPT entry; its page may be unknown."""
+    return sept.state_of(raw).name if sept.hpa_of(raw) == NOWHERE else sept.show(raw)
 
 
 def _mirror(spte: int, level: int) -> str:
@@ -339,6 +376,6 @@ def _around(td: Td, level: int, gfn: int) -> list[str]:
             continue
         mark = ">" if (one, at) == (level, gfn) else " "
         left = "?" if spte is None else describe_spte(spte, one, EPT)
-        right = blocked if raw is None else sept.show(raw)
+        right = blocked if raw is None else _shown(raw)
         rows.append(f"{mark:2}{one:>5} {at:<11x} {left:<26} {right}")
     return rows

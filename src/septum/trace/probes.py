@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["PROBES", "SEAMCALL_DONE", "SEAMCALL_ENTER", "parse_probe"]
+__all__ = ["PROBES", "SEAMCALL_DONE", "SEAMCALL_ENTER", "SHOWS_OUT", "parse_probe"]
 
 _IN: Final = "rcx=+0(%si):x64 rdx=+8(%si):x64 r8=+16(%si):x64 r9=+24(%si):x64"
 _OUT: Final = "rcx=+0(%si):x64 rdx=+8(%si):x64 r8=+16(%si):x64"
@@ -29,6 +29,9 @@ PROBES: Final = tuple(
 """Lines for /sys/kernel/tracing/kprobe_events."""
 SEAMCALL_ENTER: Final = frozenset(("seamcall", "seamcall_ret"))
 SEAMCALL_DONE: Final = frozenset(("seamcall_done", "seamcall_ret_done"))
+SHOWS_OUT: Final = frozenset(("seamcall_ret_done",))
+"""Only __seamcall_ret writes the registers out into its arguments (TDX_MODULE_CALL ret=1,
+arch/x86/virt/vmx/tdx/tdxcall.S); after __seamcall they are those in."""
 _FIELD: Final = re.compile(r"(\w+)=(0x[0-9a-f]{1,16})(?!\S)", re.ASCII)
 
 

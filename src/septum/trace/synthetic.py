@@ -22,6 +22,7 @@ from septum.machine.events import Policy
 from septum.scenarios.build import Built, build
 from septum.scenarios.model import Scenario
 from septum.tdx import leaves
+from septum.tdx.sept import HPA_MASK
 from septum.trace.events import SpteChanged
 
 __all__ = ["SYNTHETIC", "record_scenario"]
@@ -32,6 +33,7 @@ _MEM: Final = {
     *("TDH.MEM.PAGE.DEMOTE", "TDH.MEM.PAGE.PROMOTE", "TDH.MEM.PAGE.REMOVE"),
     *("TDH.MEM.RANGE.BLOCK", "TDH.MEM.RANGE.UNBLOCK", "TDH.MEM.PAGE.RELOCATE"),
 }
+_FIRST_REGION: Final = 2  # in GiB; TDRs lie below
 _MAX_CHOICES: Final = 4000
 
 
@@ -40,6 +42,7 @@ class _Writer:
         self.bits = built.kvm.geometry.bits
         self.names = built.program.task_names
         self.built = built
+        self.regions: dict[int, int] = {}
         self.time = 100.0
         self.lines = ["# tracer: nop", "#", SYNTHETIC, "#"]
 
@@ -62,7 +65,7 @@ class _Writer:
     # ---------------------------------------------------------------------- numbers
 
     def frame(self, number: int) -> int:
-        """A GFN or PFN of the model in tables of 512 entries."""
+        """A GFN of the model in tables of 512 entries."""
         out, shift, mask = 0, 0, (1 << self.bits) - 1
         while number and shift < 36:
             out |= (number & mask) << shift
@@ -70,14 +73,23 @@ class _Writer:
             shift += 9
         return out
 
-    def address(self, value: int) -> int:
-        """A GPA or HPA; bits 11:0 stay."""
+    def page(self, number: int) -> int:
+        """A PFN: aligned to 2M or 1G where it is to a large page of the model."""
+        low = number & ((1 << 2 * self.bits) - 1)
+        region = self.regions.setdefault(number >> 2 * self.bits, _FIRST_REGION + len(self.regions))
+        return region << 18 | self.frame(low)
+
+    def gpa(self, value: int) -> int:
+        """Bits 11:0 stay."""
         return self.frame(value >> 12) << 12 | value & 0xFFF
+
+    def hpa(self, value: int) -> int:
+        return self.page(value >> 12) << 12 | value & 0xFFF
 
     def spte(self, value: int) -> int:
         if not value & SPTE_MMU_PRESENT_MASK:
             return value
-        frame = self.frame((value & SPTE_BASE_ADDR_MASK) >> 12)
+        frame = self.page((value & SPTE_BASE_ADDR_MASK) >> 12)
         return value & ~SPTE_BASE_ADDR_MASK | frame << 12
 
     # ------------------------------------------------------------------------ lines
@@ -98,7 +110,7 @@ class _Writer:
             spte, level = self.spte(fields["spte"]), fields["level"]
             return f"gfn {gfn:x} spte {spte:x} level {level} errno {fields['errno']}"
         if name == "kvm_page_fault":
-            address, code = self.address(fields["address"]), fields["error_code"]
+            address, code = self.gpa(fields["address"]), fields["error_code"]
             return f"vcpu {fields['vcpu']} rip 0x0 address 0x{address:016x} error_code {code:#x}"
         return ""
 
@@ -108,13 +120,17 @@ class _Writer:
             return  # not a call of the memory path; its function cannot be probed
         into = {reg: regs.get(reg, 0) for reg in ("rcx", "rdx", "r8", "r9")}
         if name in _MEM:
-            into["rcx"] = self.address(into["rcx"])
-            into["r8"] = self.address(into["r8"])
+            into["r8"] = self.hpa(into["r8"])
+            into["rcx"] = self.gpa(into["rcx"])
+        elif name == "TDH.PHYMEM.PAGE.RECLAIM":
+            into["rcx"] = self.hpa(into["rcx"])
         fields = " ".join(f"{reg}={value:#x}" for reg, value in into.items())
         self._line(f"seamcall_ret: (__seamcall_ret+0x4/0x60) fn={number:#x} {fields}")
         out = {reg: getattr(result, reg, 0) for reg in ("rcx", "rdx")}
-        if isinstance(result, Injected) or result.rax == 0:
+        if isinstance(result, Injected) or name not in _MEM:
             out = {reg: into[reg] for reg in ("rcx", "rdx")}
+        else:
+            out["rcx"] = out["rcx"] & ~HPA_MASK | self.hpa(out["rcx"] & HPA_MASK)
         text = " ".join(f"{reg}={value:#x}" for reg, value in out.items())
         wrapper = name.lower().replace(".", "_")
         self._line(

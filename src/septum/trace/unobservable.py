@@ -35,8 +35,8 @@ _NEEDED: Final = {
 _CALLS_SEEN: Final = (
     "The guest's TDG.MEM.PAGE.ACCEPT does not leave the guest: PENDING and MAPPED are not told"
     " apart. Probe: none on the host; TDH.MEM.SEPT.RD would read the state.",
-    "VP.ENTER cannot be probed (__seamcall_saved_ret is noinstr): TLB epochs are not followed, so"
-    " a TRACK that came too early is seen only by the status of a later call.",
+    "VP.ENTER cannot be probed (__seamcall_saved_ret is noinstr): whether a vCPU is inside is not"
+    " known, so a call that failed for one that was may always be right.",
 )
 
 
