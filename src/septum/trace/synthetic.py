@@ -75,6 +75,8 @@ class _Writer:
 
     def page(self, number: int) -> int:
         """A PFN: aligned to 2M or 1G where it is to a large page of the model."""
+        if not number:
+            return 0  # a register that holds no page
         low = number & ((1 << 2 * self.bits) - 1)
         region = self.regions.setdefault(number >> 2 * self.bits, _FIRST_REGION + len(self.regions))
         return region << 18 | self.frame(low)
