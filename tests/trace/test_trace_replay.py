@@ -372,3 +372,17 @@ def test_whole_recordings_have_no_finding(path: Path) -> None:
     assert result.leafs == (0, 0, 0)
     assert (result.tables.live, result.tables.unseen) == (0, 0)
     assert not result.partial
+
+
+def test_a_file_that_was_read_while_tracing_was_on() -> None:
+    """Recorded: a kretprobe on vfs_read caught the read of the trace file itself.  The header
+    counts 4 entries, 8 lines follow, and two step back on one CPU (the iterator begins again)."""
+    stamps = (211.521984, 211.526655, 211.808863, 211.821893)
+    live = (212.250198, 212.288241, 212.250661, 212.276487)
+    head = ["# tracer: nop", "#", "# entries-in-buffer/entries-written: 4/4   #P:3", "#"]
+    lines = [f"  <...>-128     [002] ..... {t:.6f}: x_done: (ksys_read)" for t in stamps + live]
+    result = run([*head, *lines])
+    assert result.findings == []
+    assert any("read while tracing was on" in note for note in result.notes)
+    stopped = run([*head[:2], *lines])
+    assert [f.rule for f in stopped.findings] == ["ORDER", "ORDER"]

@@ -114,7 +114,8 @@ RULES: Final = {
             "A SEAMCALL of the memory path returns a status, and registers, that the TDX Module"
             " model returns in the state that the calls before it left, with some lock held, vCPU"
             " inside, interrupt or ACCEPT of the guest that no line shows.",
-            "septum.tdx (TDX Module 1.5.01); facts/tdx-module.md 2 to 5",
+            "tdh_mem_page_aug.c and the other calls of TDX Module 1.5.01, as septum.tdx models"
+            " them; facts/tdx-module.md 2 to 5",
         ),
         Rule(
             "I9",
@@ -148,7 +149,8 @@ RULES: Final = {
         Rule(
             "ORDER",
             "Time stamps of a tracefs `trace` file never step back: it is merged from the"
-            " CPUs' buffers by time.  A trace_pipe recording may step back.",
+            " CPUs' buffers by time.  A trace_pipe recording may step back, and so may a file that"
+            " was read while tracing was on (more lines than its header counts).",
             "kernel/trace/trace.c, __find_next_entry(); facts 8.1",
         ),
     )

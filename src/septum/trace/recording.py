@@ -461,6 +461,13 @@ class Replay:
             )
         if self._lossy:
             self.judge.withdraw(min(self._last_line.get(cpu, 0) for cpu in self._lossy))
+        if self._steps_back and 0 < self._entries < self._records:
+            self.judge.withdraw(-1, keep=ORDER_FREE - {"ORDER"})
+            result.notes.append(
+                f"{self._records - self._entries} lines more than the header counts: the file was"
+                " read while tracing was on, so its order is not certain and values are not"
+                " judged. Stop tracing (echo 0 > tracing_on) before reading it"
+            )
         if self._records > COARSE * self._ticks:
             self.judge.withdraw(-1, keep=ORDER_FREE)
             result.notes.append(
