@@ -13,7 +13,7 @@ from septum.scenarios.campaign import look
 __all__ = ["command"]
 
 
-@click.command("campaign")
+@click.command("campaign", short_help="Say how far a campaign is.")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 def command(directory: Path) -> None:
     """Show the progress of a campaign (septum check --campaign DIR), also while it runs.

@@ -19,7 +19,7 @@ from septum.scenarios.result import Counterexample
 __all__ = ["command"]
 
 
-@click.command("check")
+@click.command("check", short_help="Explore designs in scenarios and judge every step.")
 @click.argument("positional", metavar="[DESIGN|FILE]...", nargs=-1, shell_complete=complete_design)
 @design_option
 @scenario_option

@@ -20,7 +20,7 @@ from septum.scenarios.result import CheckResult
 __all__ = ["command"]
 
 
-@click.command("coverage")
+@click.command("coverage", short_help="List what the default suite never reaches, and why.")
 @click.argument("positional", metavar="[DESIGN|FILE]...", nargs=-1)
 @design_option
 @scenario_option

@@ -15,7 +15,12 @@ from septum.report.listing import design_diff, design_list
 __all__ = ["command"]
 
 
-@click.group("designs", invoke_without_command=True, subcommand_metavar="[diff A B]")
+@click.group(
+    "designs",
+    short_help="List designs and toggles; compare two (diff A B).",
+    invoke_without_command=True,
+    subcommand_metavar="[diff A B]",
+)
 @click.option("--mutants", is_flag=True, help="List the mutants of the test suite too.")
 @click.pass_context
 def command(ctx: click.Context, /, mutants: bool) -> None:

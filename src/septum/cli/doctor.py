@@ -11,7 +11,7 @@ from septum.report.doctor import doctor_lines, examine
 __all__ = ["command"]
 
 
-@click.command("doctor")
+@click.command("doctor", short_help="Say what works on this machine.")
 @click.option("--wide", is_flag=True, help="Use the terminal's width.")
 @click.pass_context
 def command(ctx: click.Context, /, wide: bool) -> None:

@@ -48,7 +48,7 @@ TREE = click.option(
 )
 
 
-@click.group("kernel")
+@click.group("kernel", short_help="Compile a kernel tree's own KVM code and explore it.")
 def command() -> None:
     """Compile a kernel tree's own KVM code and explore it (docs/kernel.md).
 

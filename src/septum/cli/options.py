@@ -270,6 +270,8 @@ def explorer(
         )
     if strategy == "stateful" and retries:
         raise click.UsageError("--retries: strategy stateful folds repeats by their states")
+    if deep and strategy in ("states", "naive", "random", "pct"):
+        raise click.UsageError(f"--deep is the strategy bounded, not {strategy}")
     if first and all_findings:
         raise click.UsageError("--first stops at one finding, --all-findings wants every one")
     return Options(

@@ -12,7 +12,7 @@ from septum.trace.setup import SETUPS, RecordError, run_tracefs
 __all__ = ["command"]
 
 
-@click.command("record")
+@click.command("record", short_help="Print or run the set-up of a recording.")
 @click.option(
     "--with",
     "tool",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections import deque
@@ -42,7 +43,7 @@ class _Gfn(click.ParamType[int]):
             self.fail(f"{value!r} is no GFN: hexadecimal, as in the recording", param, ctx)
 
 
-@click.command("replay")
+@click.command("replay", short_help="Fold recordings onto page tables and judge them.")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @click.option(
     "--kernel", type=click.Choice(list(RELEASES)), help="Event formats, if the file misleads."
@@ -161,12 +162,13 @@ def _look(file: str, kernel: str | None, gfn: int | None, at: str | None, *, as_
 
 def _moment(text: str) -> tuple[int | None, float | None]:
     """A line number, or a time: a number with a point."""
-    try:
-        return (None, float(text)) if "." in text else (int(text), None)
-    except ValueError:
-        raise click.UsageError(
-            f"--at {text!r}: a line number, or a time stamp with its point, e.g. 12.345678"
-        ) from None
+    if re.fullmatch(r"\d*\.\d+|\d+\.", text):
+        return None, float(text)
+    if re.fullmatch(r"0*[1-9]\d*", text):
+        return int(text), None
+    raise click.UsageError(
+        f"--at {text!r}: a line number, or a time stamp with its point, e.g. 12.345678"
+    )
 
 
 def _tell_cuts(results: Sequence[ReplayResult]) -> None:

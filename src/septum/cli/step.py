@@ -23,7 +23,7 @@ __all__ = ["command"]
 _AROUND = 5_000  # changes of a recording before and after the one to begin at
 
 
-@click.command("step")
+@click.command("step", short_help="Walk through a counterexample or a recording.")
 @click.argument("file", type=INPUT)
 @click.option("--line", type=click.IntRange(min=1), help="Of a recording: begin there.")
 @kernel_option

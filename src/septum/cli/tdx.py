@@ -48,7 +48,7 @@ profile_option = click.option(
 )
 
 
-@click.group("tdx")
+@click.group("tdx", short_help="The TDX Module model: scripts, a shell, vectors.")
 def command() -> None:
     """The TDX Module model: scripts of calls, a shell, recorded vectors."""
 

@@ -143,7 +143,7 @@ def lookup(spec: str) -> Design:
 @cache
 def _named(name: str) -> Design:
     module = _builtin().get(name)
-    if module is None and Path(name).exists():
+    if module is None and name and Path(name).exists():
         raise DesignError(f"{name}: no design: the name of a design's file ends in .py")
     if module is None:
         raise DesignError(
