@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 from programs import last_zero, readers
 
-from septum.explore import MachineProgram, SearchResult
+from septum.explore import MachineProgram, Options, SearchResult, search
 from septum.explore.estimate import left_text
 from septum.explore.frontier import Frontier
 from septum.explore.units import Size, explore_unit
@@ -47,6 +47,20 @@ def test_on_a_row_it_is_of_the_right_size() -> None:
     assert all(low < 2 * total and total / 2 < high for _, low, high in late)
     shares = [now / high for now, _, high in late]
     assert sum(b < a for a, b in pairwise(shares)) <= len(shares) // 3
+
+
+@pytest.mark.parametrize("strategy", ["optimal", "random"])
+def test_the_api_tells_progress(strategy: str) -> None:
+    told: list[tuple[int, tuple[int, int]]] = []
+    result = search(
+        readers(7),
+        Options(strategy, max_executions=0 if strategy == "optimal" else 90),
+        progress=lambda found: told.append((found.executions, found.expected)),
+    )
+    assert [now for now, _ in told] == list(range(1, result.executions + 1))
+    assert all(low == 0 or now < low <= high for now, (low, high) in told[:-1])
+    assert sum(1 for _, (low, _) in told if low) > len(told) // 2
+    assert result.expected == (result.executions, result.executions)
 
 
 def test_nothing_is_said_without_knowing() -> None:

@@ -8,6 +8,7 @@ A *program* is anything that can be executed once under a prefix of decisions
 `protocol.check` for protocols of one's own.
 """
 
+from septum.explore.estimate import left_text
 from septum.explore.program import MachineProgram, Program
 from septum.explore.protocol import Protocol, Tasks, Verdict, best_found, check, program_of
 from septum.explore.result import Found, SearchResult
@@ -25,6 +26,7 @@ __all__ = [
     "Verdict",
     "best_found",
     "check",
+    "left_text",
     "program_of",
     "search",
 ]

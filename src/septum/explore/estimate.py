@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """How much of a search may be left: a guess, and how far guesses lay apart lately.
 
-P. Kilby, J. Slaney, S. Thiebaux, T. Walsh, "Estimating search tree size", AAAI 2006, the recursive
-estimator: at each state on the way, the sequences that wait are taken to be as large as the mean of
-those that were begun.  Sequences that will only turn up later are not known, and of those known
-some will turn out covered, so a guess may be far off, either way; the range is that of the
-middle three fifths of the guesses lately, and nothing is said where that is wide.
+D. Knuth, "Estimating the efficiency of backtrack programs", Math. of Computation 29 (1975), as
+P. Kilby, J. Slaney, S. Thiebaux, T. Walsh, "Estimating search tree size", AAAI 2006, use it along a
+depth-first search: each sequence that begins at a state is taken for an equal part of what is
+below it.  The parts that are over are the progress, and so many executions made it.
+
+The sequences that wait at a state are not all that will begin there: some will turn out to be
+covered, others will turn up, and later ones are smaller, as more sleeps.  So they count for what
+those that waited at states that were left came to, compared with the mean of those before them.
 """
 
 from __future__ import annotations
@@ -16,47 +19,65 @@ from dataclasses import dataclass, field
 from septum.explore.optimal import Level
 from septum.explore.result import SearchResult
 
-__all__ = ["Guesses", "expected", "left_text", "whole"]
+__all__ = ["Guesses", "left_text", "progress", "sequences"]
 
 _LEAST = 20  # executions before anything is said
 _APART = 10
 
 
-def expected(levels: Sequence[Level]) -> float:
-    """Executions in all at and below the first level, those made included."""
-    guess = 1.0
-    for level in reversed(levels):
-        guess = whole(level, guess, 1)
-    return guess
+def sequences(level: Level, begun: int, likely: float) -> float:
+    """How many sequences there may be at a level where ``begun`` are being explored.
+
+    :param likely: what one that waits counts for.
+    """
+    return level.done + begun + likely * len(level.todo)
 
 
-def whole(level: Level, active: float, count: int) -> float:
-    """Executions in all below a level, where those being made come to ``active`` in ``count``
-    sequences."""
-    begun = level.done + count
-    return (level.runs + active) * (1 + len(level.todo) / begun) if begun else 0.0
+def progress(levels: Sequence[Level], likely: float) -> float:
+    """Which part of what is below the first level is done, where the last one comes next."""
+    done = 0.0
+    part = 1.0
+    for level in levels:
+        part /= sequences(level, 1, likely)
+        done += part * level.done
+    return done
 
 
 @dataclass(slots=True)
 class Guesses:
-    """Guesses of how many executions there are in all, since half of those made so far."""
+    """Guesses of how many executions there are in all, since half of those made so far.
+
+    :ivar hoped: executions that sequences which waited should have come to, and what ``came``.
+    """
 
     made: list[tuple[int, int]] = field(default_factory=list)
+    hoped: float = 0.0
+    came: int = 0
 
-    def take(self, found: SearchResult, guess: float, waiting: int, most: int = 0) -> None:
+    @property
+    def likely(self) -> float:
+        """What a sequence that waits counts for."""
+        return (self.came + 1) / (self.hoped + 1)
+
+    def learn(self, hoped: float, came: int) -> None:
+        """What came of sequences that waited at levels that were left."""
+        self.hoped += hoped
+        self.came += came
+
+    def take(self, found: SearchResult, done: float, waiting: int, most: int = 0) -> None:
         """One more guess; sets ``found.expected``.
 
-        :param guess: of how many executions there are.
+        :param done: which part of the search may be done.
         :param waiting: sequences that are surely left.
         :param most: bound on executions (0: none).
         """
         now = found.executions
-        if found.complete or now < _LEAST:
+        if found.complete or now < _LEAST or not done:
             found.expected = (now, now) if found.complete else (0, 0)
             return
         least = now + max(waiting, 1)
         self.made = [(at, guess) for at, guess in self.made if 2 * at >= now]
-        self.made.append((now, max(round(guess), least)))
+        self.made.append((now, max(round(now / done), least)))
         guesses = sorted(max(guess, least) for _, guess in self.made)
         few = len(guesses) // 5
         low, high = guesses[few], guesses[-1 - few]

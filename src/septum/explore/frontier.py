@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from septum.explore.estimate import Guesses, expected, whole
+from septum.explore.estimate import Guesses, progress, sequences
 from septum.explore.optimal import Level
 from septum.explore.result import Found, SearchResult
 from septum.explore.steps import Step
@@ -149,6 +149,7 @@ class Frontier:
             self.nodes[chain[depth]].plan(wakeup)
         if result.lent is not None:
             self.nodes[chain[-1]].returned(result.lent, finished=result.rest is None)
+        self.guesses.learn(result.hoped, result.came)
         self.alone = self.alone or result.choices
         if self.alone and self.nodes:
             self._again()
@@ -166,7 +167,7 @@ class Frontier:
             self.stop(f"{self.most} executions")
         self.found.complete = not self.tasks and not self.found.bounds_hit
         waiting = len(self.tasks) + sum(len(node.level.todo) for node in self.nodes.values())
-        self.guesses.take(self.found, self._expected(), waiting, self.most)
+        self.guesses.take(self.found, self._progress(), waiting, self.most)
         self._allow()
 
     def stop(self, why: str) -> None:
@@ -252,6 +253,7 @@ class Frontier:
             node = self.nodes[number]
             if not node.below and not node.level.todo:
                 del self.nodes[number]
+                self.guesses.learn(node.level.hoped, node.level.came)
                 if node.parent:
                     self._over(node.parent, node.level.runs)
 
@@ -259,21 +261,22 @@ class Frontier:
         """Something directly below a node is explored, in so many executions."""
         node = self.nodes[number]
         node.below -= 1
-        node.level.done += 1
-        node.level.runs += runs
+        node.level.over(runs)
 
-    def _expected(self) -> float:
-        """A guess of how many executions the search has in all."""
-        active: dict[int, float] = {}
+    def _progress(self) -> float:
+        """Which part of the search may be done."""
+        likely = self.guesses.likely
+        done = 0.0
+        share = {0: 1.0}  # of a sequence that begins at a node
+        for number in sorted(self.nodes):
+            node = self.nodes[number]
+            part = share[node.parent] / sequences(node.level, node.below, likely)
+            share[number] = part
+            done += part * node.level.done
         for task in self.tasks:
             branch = task.branch
-            guess = expected(branch.levels[branch.floor :])
-            active[task.node] = active.get(task.node, 0.0) + guess
-        for number in sorted(self.nodes, reverse=True):
-            node = self.nodes[number]
-            guess = whole(node.level, active.get(number, 0.0), node.below)
-            active[node.parent] = active.get(node.parent, 0.0) + guess
-        return active.get(0, 0.0)
+            done += share[task.node] * progress(branch.levels[branch.floor :], likely)
+        return done
 
     def _begin(self, number: int, wakeup: Wakeup) -> Branch:
         """The branch of a plan: copies of all levels down to the node."""
@@ -308,6 +311,7 @@ def _copy(level: Level, opens: Iterable[tuple[int, tuple[int, ...] | None]]) -> 
     out.explored = level.explored
     out.done = level.done
     out.runs = level.runs
+    out.asked, out.had, out.hoped = level.asked, level.had, level.hoped
     out.open = list(opens)
     return out
 

@@ -44,15 +44,20 @@ class Level:
     see otherwise; ``cut``: races of steps held here, with their clocks.  ``explored``:
     an execution went to its end below this level; ``fresh``: below the present step.
     ``done``: how many sequences are over, and
-    ``runs`` the executions below levels that were left.
+    ``runs`` the executions below levels that were left.  For `estimate`: how often a sequence
+    was over while others waited (``asked``), the executions below by then (``had``), and those
+    ``hoped`` for had the ones that waited been like the mean of those; sums.
     """
 
     __slots__ = (
+        "asked",
         "cut",
         "done",
         "explored",
         "fresh",
+        "had",
         "held",
+        "hoped",
         "known",
         "open",
         "runs",
@@ -73,6 +78,23 @@ class Level:
         self.fresh = False
         self.done = 0
         self.runs = 0
+        self.asked = 0
+        self.had = 0
+        self.hoped = 0.0
+
+    def over(self, runs: int = 0) -> None:
+        """A sequence is over, in so many executions that are not counted yet."""
+        self.done += 1
+        self.runs += runs
+        if self.todo:
+            self.asked += 1
+            self.had += self.runs
+            self.hoped += len(self.todo) * self.runs / self.done
+
+    @property
+    def came(self) -> int:
+        """Of a level that is left: what came instead of ``hoped``."""
+        return self.asked * self.runs - self.had
 
 
 class Explorer:
@@ -93,6 +115,8 @@ class Explorer:
         self.planned: list[Move] = []  # known steps of the next run, from ``base`` on
         self.sleep: dict[int, Footprint] = {}
         self.covered: list[Footprint] = []
+        self.hoped = 0.0  # of the levels left
+        self.came = 0
 
     def restore(self, steps: list[Step], outcomes: str) -> None:
         """Analyse again the steps of the branch that an earlier explorer left."""
@@ -375,13 +399,15 @@ class Explorer:
                     level.sleep[(step.task, step.picks)] = step.foot
                 level.fresh = False
                 level.step = None
-                level.done += 1
+                level.over()
             while level.todo:
                 wakeup = level.todo.pop(0)
                 if self._worth(level, wakeup):
                     self._descend(level, wakeup.moves)
                     return True
             over = levels.pop()
+            self.hoped += over.hoped
+            self.came += over.came
             if levels:
                 levels[-1].runs += over.runs
             if levels and level.explored:
@@ -462,12 +488,14 @@ def explore(
     first: bool = False,
     progress: Callable[[SearchResult], None] | None = None,
     on_execution: Callable[[Execution], None] | None = None,
+    guess: Callable[[Explorer, SearchResult], None] | None = None,
 ) -> SearchResult:
     """Explore every Mazurkiewicz trace of ``program``.
 
     :param max_executions: stop after that many (0: no bound).
     :param deadline: ``perf_counter()`` value at which to stop (0: none).
     :param first: stop at the first finding.
+    :param guess: called between two executions, to guess how many there are.
     """
     result = SearchResult("optimal")
     begun = perf_counter()
@@ -485,12 +513,15 @@ def explore(
                 bounds.append("steps per execution")
         explorer.take(execution)
         if progress is not None:
+            result.seconds = perf_counter() - begun
             progress(result)
         if first and result.found:
             bounds.append("stopped at the first finding")
             break
         if not explorer.next():
             break
+        if guess is not None:
+            guess(explorer, result)
         if max_executions and result.executions >= max_executions:
             bounds.append(f"{max_executions} executions")
             break
@@ -499,5 +530,7 @@ def explore(
             break
     result.bounds_hit = bounds
     result.complete = not bounds
+    if result.complete:
+        result.expected = (result.executions, result.executions)
     result.seconds = perf_counter() - begun
     return result

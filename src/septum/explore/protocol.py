@@ -93,6 +93,9 @@ def check(
 ) -> Verdict:
     """Explore every interleaving, as ``options`` say, and minimise what was found.
 
+    :param progress: called after each execution with what was found so far; ``expected`` says from
+        about how many to how many executions there are, (0, 0) while nothing is known.
+
     :raises ValueError: the protocol builds no tasks, or there is no such strategy.
     """
     program = program_of(protocol, memory_model=options.memory_model)

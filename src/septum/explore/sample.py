@@ -37,10 +37,11 @@ def sample(
     depth: int = 3,
     deadline: float = 0.0,
     first: bool = False,
+    progress: Callable[[SearchResult], None] | None = None,
     on_execution: Callable[[Execution], None] | None = None,
 ) -> SearchResult:
     """``runs`` executions under policy ``kind`` (``random`` or ``pct``)."""
-    result = SearchResult(kind)
+    result = SearchResult(kind, expected=(runs, runs))
     begun = perf_counter()
     span = longest = 0
     missed = 1.0  # probability that no run so far had to find a bug of that depth
@@ -56,6 +57,9 @@ def sample(
             span = max(span, len(execution.events))
         if on_execution is not None:
             on_execution(execution)
+        if progress is not None:
+            result.seconds = perf_counter() - begun
+            progress(result)
         if first and result.found:
             break
         if deadline and perf_counter() >= deadline:

@@ -12,6 +12,8 @@ from time import perf_counter
 from mypy_extensions import mypyc_attr
 
 from septum.explore import bounded, brute, optimal
+from septum.explore.estimate import Guesses
+from septum.explore.estimate import progress as part_done
 from septum.explore.program import KeepsStates, MachineProgram
 from septum.explore.result import SearchResult
 from septum.explore.sample import sample
@@ -71,7 +73,11 @@ def search(
     progress: Callable[[SearchResult], None] | None = None,
     on_execution: Callable[[Execution], None] | None = None,
 ) -> SearchResult:
-    """Explore ``program`` as ``options`` say."""
+    """Explore ``program`` as ``options`` say.
+
+    :param progress: called now and then with what was found so far; ``SearchResult.expected``
+        says how many executions there may be in all (`optimal`, and samples).
+    """
     with no_collector():
         return _search(program, options, progress, on_execution)
 
@@ -118,6 +124,7 @@ def _search(
             first=options.first,
             progress=progress,
             on_execution=each,
+            guess=_guessing(most) if progress is not None else None,
         )
     elif strategy in ("naive", "states"):
         run = brute.naive if strategy == "naive" else brute.states
@@ -166,9 +173,25 @@ def _search(
             depth=options.depth,
             deadline=deadline,
             first=options.first,
+            progress=progress,
             on_execution=each,
         )
     else:
         raise ValueError(f"unknown strategy {strategy!r}: one of {', '.join(STRATEGIES)}")
     result.folded = folded
     return result
+
+
+def _guessing(most: int) -> Callable[[optimal.Explorer, SearchResult], None]:
+    """Sets ``expected`` of a search, between two executions.
+
+    :param most: bound on executions (0: none).
+    """
+    guesses = Guesses()
+
+    def guess(explorer: optimal.Explorer, result: SearchResult) -> None:
+        guesses.hoped, guesses.came = explorer.hoped, explorer.came
+        waiting = sum([len(level.todo) for level in explorer.levels])
+        guesses.take(result, part_done(explorer.levels, guesses.likely), waiting, most)
+
+    return guess

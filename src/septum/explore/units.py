@@ -158,6 +158,7 @@ class UnitResult:
     """What one unit found, what it left, and what it planned on levels of others.
 
     :ivar choices: some step made a choice.
+    :ivar hoped: executions hoped for below levels that were left, and what ``came`` (`Level`).
     """
 
     found: SearchResult
@@ -165,6 +166,8 @@ class UnitResult:
     mail: list[tuple[int, Wakeup]] = field(default_factory=list)
     lent: Lent | None = None
     choices: bool = False
+    hoped: float = 0.0
+    came: int = 0
 
 
 CLASSES: tuple[type, ...] = (Branch, Level, Step, Move, Wakeup, Decision, Early)
@@ -221,6 +224,7 @@ def explore_unit(
         for wakeup in explorer.levels[depth].todo
         if wakeup.name not in before
     ]
+    out.hoped, out.came = explorer.hoped, explorer.came
     result.seconds = perf_counter() - begun
     return out
 
