@@ -38,6 +38,9 @@ class Program(Protocol):
 class MachineProgram:
     """Tasks on a `Machine`, judged by ``settle`` when all have finished.
 
+    :ivar remembers: what tasks did before may be looked up (`septum.machine.known`): all that
+        they and ``settle`` look at is in cells.
+
     :param bodies: name and body of each task; run from the machine's present state,
         to which every execution rewinds.
     """
@@ -51,6 +54,7 @@ class MachineProgram:
         self.machine = machine
         self.bodies = list(bodies)
         self.settle = settle
+        self.remembers = False
 
     @property
     def actors(self) -> int:

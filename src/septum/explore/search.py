@@ -19,7 +19,7 @@ from septum.explore.result import SearchResult
 from septum.explore.sample import sample
 from septum.machine import Execution, Limits
 
-__all__ = ["DEFAULTS", "STRATEGIES", "Options", "no_collector", "search"]
+__all__ = ["DEFAULTS", "STRATEGIES", "Options", "no_collector", "remembering", "search"]
 
 STRATEGIES = {
     "optimal": "optimal DPOR: one execution per trace, complete",
@@ -78,8 +78,18 @@ def search(
     :param progress: called now and then with what was found so far; ``SearchResult.expected``
         says how many executions there may be in all (`optimal`, and samples).
     """
-    with no_collector():
+    with no_collector(), remembering(program):
         return _search(program, options, progress, on_execution)
+
+
+@contextmanager
+def remembering(program: MachineProgram) -> Iterator[None]:
+    """What tasks did before is looked up (`septum.machine.known`)."""
+    program.machine.remembers = program.remembers
+    try:
+        yield
+    finally:
+        program.machine.remembers = False
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from mypy_extensions import mypyc_attr
 from septum.explore.optimal import Explorer, Level
 from septum.explore.program import MachineProgram
 from septum.explore.result import SearchResult
-from septum.explore.search import no_collector
+from septum.explore.search import no_collector, remembering
 from septum.explore.steps import Step
 from septum.explore.wakeup import Early, Key, Move, Wakeup
 from septum.machine import Decision, Limits
@@ -194,7 +194,7 @@ def explore_unit(
     waiting = [w.name for w in branch.levels[branch.floor - 1].todo] if branch.lent else []
     explorer = _Part(branch, program.actors)
     out = UnitResult(result)
-    with no_collector():
+    with no_collector(), remembering(program):
         while True:
             execution = program.run(
                 explorer.prefix, explorer.sleep, CONTINUE, limits, covered=explorer.covered

@@ -130,7 +130,7 @@ class StoreBuffers:
     def view(self, word: Word) -> Any:
         """What the running task would read, without an access."""
         store = self.boxes[self.m.current.id].newest(word)
-        return word.v if store is None else store.value
+        return word._v if store is None else store.value
 
     def locked_point(self, op: str, obj: str, ready: Callable[[], bool] | None = None) -> Event:
         """`Machine.point` for an access that waits until the own buffer is empty."""
@@ -180,7 +180,7 @@ class StoreBuffers:
                 event.where, event.stack = store.where, store.stack
                 m.acc.append((store.name, TAKE))
                 m.acc.append((box.name, TAKE))
-                event.seen = store.word.v
+                event.seen = store.word._v
                 event.left = store.value
                 self._as_owner(actor, box.owner, store)
 

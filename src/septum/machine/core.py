@@ -16,7 +16,6 @@ All mutable state is held in `Cell` objects, whose changes go to the undo journa
 
 from __future__ import annotations
 
-import random
 import traceback
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
@@ -40,7 +39,10 @@ from septum.machine.events import (
     Policy,
 )
 from septum.machine.frames import Moment
-from septum.machine.rounds import Rounds, endless, starving, state_of
+from septum.machine.known import Memory
+from septum.machine.policy import Way
+from septum.machine.recorder import Recorder
+from septum.machine.rounds import Rounds, alike, endless, starving, state_of
 from septum.machine.state import Cell, Task
 from septum.machine.where import caller, function
 
@@ -73,6 +75,8 @@ class Machine:
     :ivar judges: modules that report what others did (`Finding.place`).
     :ivar opaque: modules whose frames say nothing about where a task is (None: none do, so
         states are not compared, `septum.machine.rounds`).
+    :ivar remembers: executions that hold nothing new are looked up (`septum.machine.known`).
+    :ivar rec: what notes the present execution for that.
     :ivar memory_model: ``SC`` or ``TSO`` (`septum.machine.buffers`).
     :ivar buffers: the store buffers while tasks run under TSO; None under SC, and where
         nothing is buffered: in an atomic step, and while monitors look.
@@ -98,6 +102,10 @@ class Machine:
         self.rounds: Rounds | None = None
         self.retries_allowed = 0
         self.retries_folded = 0
+        self.rec: Recorder | None = None
+        self.remembers = False
+        self.memory: Memory | None = None
+        self._memory_of: tuple[Any, ...] = ()
         self.history: list[Any] | None = None
         self.histories: list[list[Any]] = []
         self.state_hook: Callable[[], bool] | None = None
@@ -113,13 +121,8 @@ class Machine:
         self._sleep: dict[int, Footprint] = {}
         self._covered: Sequence[Footprint] = ()
         self.enabled_now: tuple[int, ...] = ()
-        self._script_at = 0
-        self._choices_made: dict[int, int] = {}
-        self._policy = Policy()
+        self._way = Way(CONTINUE, 0)
         self._limits = Limits()
-        self._random = random.Random(0)
-        self._priority: list[float] = []
-        self._changes: list[tuple[int, int]] = []
         self._begun = 0  # where in the journal the present run began
         self._status = ""
         self._diverged = ""
@@ -140,7 +143,7 @@ class Machine:
         journal = self.journal
         while len(journal) > mark:
             cell, v, wseq = journal.pop()
-            cell.v = v
+            cell._v = v
             cell.wseq = wseq
 
     def fingerprint(self, mark: int = 0) -> Hashable:
@@ -156,7 +159,7 @@ class Machine:
             if cell.name not in first:
                 first[cell.name] = (old, cell)
         return frozenset(
-            (n, c.v) for n, (old, c) in first.items() if c.v != old and not n.startswith("~")
+            (n, c._v) for n, (old, c) in first.items() if c._v != old and not n.startswith("~")
         )
 
     # --- events ----------------------------------------------------------------
@@ -174,6 +177,8 @@ class Machine:
         if not task.started:
             task.started = True
             task.places[(op, obj)] = (0, 0)
+            if self.rec is not None:
+                self.rec.point(op, obj, ready is not None)
             assert self._main is not None
             self._main.switch()
         else:
@@ -188,6 +193,8 @@ class Machine:
                 places[key] = (n, length)
                 if length == before[1] and self.rounds is not None:
                     self._look(self.rounds, task, length)
+            if self.rec is not None:
+                self.rec.point(op, obj, ready is not None)
             chosen = self._schedule()
             if chosen is None:
                 assert self._main is not None
@@ -217,6 +224,8 @@ class Machine:
         task.ready = None
         log.append(event)
         task.trail.append(position)
+        if self.rec is not None:
+            self.rec.begin(position, op)
         if self.history is not None:
             self.history = self.histories[task.id]
         if self.tracing:
@@ -249,6 +258,8 @@ class Machine:
         task = self.current
         if not task.started:
             raise MachineError(f"choice {name} before the first point of {task.name}")
+        if self.rec is not None:
+            self.rec.choose(name, options)
         event = self._begin(task, "choose", name)
         position = self.seq
         if position < len(self._prefix):
@@ -258,15 +269,13 @@ class Machine:
                 choice = 0
         elif self.rounds is not None and self.rounds.sure:
             choice = min(self.log[position - self.rounds.period].choice, len(options) - 1)
-        elif self._policy.kind in ("random", "pct"):
-            choice = self._random.randrange(len(options))
-        elif self._policy.kind == "script":
-            choice = self._scripted_choice(task.id, len(options))
         else:
-            choice = 0
+            choice = self._way.choose(task.id, len(options))
         event.choice = choice
         event.options = options
         event.seen = options[choice]
+        if self.rec is not None:
+            self.rec.chosen(choice)
         if self.history is not None:
             self.history.append(("choose", choice))
         return options[choice]
@@ -280,6 +289,8 @@ class Machine:
         """
         if rule in self.muted:
             return
+        if self.rec is not None:
+            self.rec.report(rule, message, obj)
         for f in self.findings:
             if f.rule == rule and f.message == message:
                 return
@@ -292,6 +303,8 @@ class Machine:
         """Record a finding and end the execution (BUG())."""
         self.report(rule, message, obj)
         self._status = "halted"
+        if self.rec is not None:
+            self.rec.end(fatal=True)
         if self.exploring and getcurrent() is not self._main and not self.dead:
             assert self._main is not None
             self._main.switch(None)
@@ -300,6 +313,8 @@ class Machine:
     def reach(self, what: str) -> None:
         """Note that something interesting happened (a scenario's *must occur*)."""
         self.reached.add(what)
+        if self.rec is not None:
+            self.rec.reach(what)
 
     def emit(self, what: str, *args: Any) -> None:
         """Tell listeners (monitors) of something that happened in the current event.
@@ -355,6 +370,9 @@ class Machine:
             return
         cells = list(blame.items())
         self.retries_folded += 1
+        if self.rec is not None:
+            self.rec.fold()
+            self.rec.wait_since(blame)
 
         def ready() -> bool:
             return any(cell.wseq > at for cell, at in cells)
@@ -391,16 +409,19 @@ class Machine:
         :param settle: called in sequential mode after the last event, to judge.
         :param fingerprint: keep the state after the last event, before ``settle``.
         """
+        self._sleep = dict(sleep) if sleep else {}
+        lowest = policy.kind == "lowest"
+        learn = self._remembered(bodies, policy, settle, fingerprint)
+        if learn is not None:
+            known = learn.run(prefix, self._sleep, covered, limits, lowest)
+            if known is not None and learn.trusted():
+                self._sleep = learn.sleep
+                self.retries_folded = learn.folded
+                return known
         mark = self._begun = len(self.journal)
         self._prefix = prefix
-        self._sleep = dict(sleep) if sleep else {}
         self._covered = covered
-        self._script_at = 0
-        self._choices_made = {}
-        self._policy = policy
         self._limits = limits
-        if policy.kind in ("random", "pct"):
-            self._random = random.Random(policy.seed)
         self._status = ""
         self._diverged = ""
         self._known = self._repeated(bodies, prefix)
@@ -416,9 +437,12 @@ class Machine:
         self.rounds = None if self.opaque is None else Rounds()
         if self.history is not None:
             self.histories = [[] for _ in self.tasks]
-        if policy.kind == "pct":
-            self._plan_pct(len(self.tasks))
+        self._way = Way(policy, len(self.tasks))
         self._main = getcurrent()
+        if learn is not None:
+            self.rec = Recorder(self, learn, len(self.tasks))
+            for task in self.tasks:
+                task.rcu = Cell(self, f"~rcu {task.name}", 0)
         try:
             self._start()
             self.current = self.tasks[0]
@@ -427,8 +451,10 @@ class Machine:
                 self.current = chosen
                 assert chosen.glet is not None
                 chosen = chosen.glet.switch()
+            self.rec = None
             pending = self._pending()
             self._kill()
+            before, reached = len(self.findings), frozenset(self.reached)
             state = self.fingerprint(mark) if fingerprint else None
             if settle is not None and self._status == "complete":
                 with suppress(Halt):  # BUG() in the epilogue is recorded as a finding
@@ -443,11 +469,39 @@ class Machine:
                 frozenset(self.reached),
             )
             self._last = self.log
+            if learn is not None:
+                judged = execution.findings[before:], execution.reached - reached
+                learn.learn(execution, prefix, sleep, covered, limits, lowest, judged)
         finally:
+            self.rec = None
             self._kill()
             self._known_acc.clear()
             self.rewind(mark)
         return execution
+
+    def _remembered(
+        self,
+        bodies: Sequence[tuple[str, Callable[[], None]]],
+        policy: Policy,
+        settle: Callable[[], None] | None,
+        fingerprint: bool,
+    ) -> Memory | None:
+        """What is known of the tasks, where it may be used."""
+        if (
+            not self.remembers
+            or policy.kind not in ("continue", "lowest")
+            or fingerprint
+            or self.tracing
+            or self.history is not None
+            or self.state_hook is not None
+            or self.memory_model != "SC"
+        ):
+            return None
+        of = (bodies, settle, self.muted, self.retries_allowed, tuple(self.listeners))
+        if self.memory is None or self.memory.full or of != self._memory_of:
+            self.memory = Memory([name for name, _ in bodies])
+            self._memory_of = of
+        return self.memory
 
     @property
     def sleeping(self) -> Mapping[int, Footprint]:
@@ -457,6 +511,8 @@ class Machine:
     def forget(self) -> None:
         """Make every event of the next run anew."""
         self._last = []
+        if self.memory is not None:
+            self.memory.forget()
 
     def _repeated(
         self, bodies: Sequence[tuple[str, Callable[[], None]]], prefix: Sequence[Decision]
@@ -504,6 +560,8 @@ class Machine:
         except Exception as error:
             if self.dead:
                 return None
+            if self.rec is not None:
+                self.rec.never()
             at = traceback.extract_tb(error.__traceback__)[-1]
             self.report(
                 "EXCEPTION",
@@ -512,6 +570,8 @@ class Machine:
             self._status = "halted"
             return None
         task.done = True
+        if self.rec is not None:
+            self.rec.end()
         if not task.started:
             task.started = True
             return None
@@ -552,7 +612,7 @@ class Machine:
         """Positions of the changes of ``word`` without which (and what depends on them)
         ``done`` would hold.  A change may be part of a larger step, so the journal tells."""
         mine = [(old, wseq) for cell, old, wseq in self.journal[self._begun :] if cell is word]
-        ends = [*mine, (word.v, word.wseq)][1:]
+        ends = [*mine, (word._v, word.wseq)][1:]
         out = set()
         first: dict[int, Any] = {}  # position -> the value before its first change there
         for (before, _), (after, at) in zip(mine, ends, strict=True):
@@ -560,7 +620,7 @@ class Machine:
                 continue
             before = first.setdefault(at, before)
             kinds = {kind for name, kind in self.log[at].acc if name == word.name}
-            without = word.v - (after - before) if ADD in kinds and WRITE not in kinds else before
+            without = word._v - (after - before) if ADD in kinds and WRITE not in kinds else before
             if done(without):
                 out.add(at)
             else:
@@ -656,6 +716,8 @@ class Machine:
     def _look(self, rounds: Rounds, task: Task, length: int) -> None:
         """A task may be about to do once more what it has done twice, in ``length`` events:
         compare the state with those in which that was so before."""
+        if self.rec is not None and alike(task.trail, length, self.log):
+            self.rec.never()  # whether the state was so before is no matter of one task
         if rounds.sure or not rounds.again(task.trail, length, self.log):
             return
         if self.opaque is not None and rounds.worth_a_look(task.id, task.op, task.obj):
@@ -680,8 +742,7 @@ class Machine:
                     rounds.run_on(start, position, self.reached)
                     break
             else:
-                if self._policy.kind == "pct":
-                    self._last_of_all({event.task for event in self.log[starts[0] :]} - {*left})
+                self._way.last({event.task for event in self.log[starts[0] :]} - {*left})
                 return left
         if not rounds.goes_on(self.log):
             return []
@@ -694,11 +755,6 @@ class Machine:
                 return [next_one]
         rounds.give_up()
         return []
-
-    def _last_of_all(self, tasks: set[int]) -> None:
-        """Give tasks the lowest priorities."""
-        for task in sorted(tasks):
-            self._priority[task] = min(self._priority) - 1
 
     def _endless(self, rounds: Rounds) -> None:
         """Report a cycle, and forget that it was run on."""
@@ -744,57 +800,21 @@ class Machine:
         return chosen
 
     def _pick(self, candidates: list[Task], position: int) -> Task:
-        kind = self._policy.kind
-        if kind == "continue":
-            rounds = self.rounds
-            if rounds is not None and position < rounds.until and self.state_hook is None:
+        rounds = self.rounds
+        if rounds is not None and position < rounds.until and self.state_hook is None:
+            if self._way.policy.kind == "continue":
                 wanted = self.log[position - rounds.period].task  # let it repeat, or not
                 for task in candidates:
                     if task.id == wanted:
                         return task
                 rounds.until = 0
-            return self.current if self.current in candidates else candidates[0]
-        if kind == "lowest":
-            return candidates[0]
-        if kind == "random":
-            return self._random.choice(candidates)
-        if kind == "pct":
-            best = max(candidates, key=lambda t: self._priority[t.id])
-            # A choice may have taken the very position: then at the next step.
-            while self._changes and self._changes[0][0] <= position:
-                self._priority[best.id] = -float(self._changes.pop(0)[1])
-                best = max(candidates, key=lambda t: self._priority[t.id])
-            return best
-        if kind == "script":
-            script = self._policy.script
-            while self._script_at < len(script):
-                wanted = script[self._script_at]
-                self._script_at += 1
-                for task in candidates:
-                    if task.id == wanted:
-                        return task
-            return self.current if self.current in candidates else candidates[0]
-        raise MachineError(f"unknown policy {kind!r}")
-
-    def _scripted_choice(self, tid: int, options: int) -> int:
-        """The task's next recorded choice, 0 where the record ends."""
-        recorded = self._policy.choices[tid] if tid < len(self._policy.choices) else ()
-        n = self._choices_made.get(tid, 0)
-        self._choices_made[tid] = n + 1
-        return recorded[n] if n < len(recorded) and recorded[n] < options else 0
-
-    def _plan_pct(self, n: int) -> None:
-        """Random priorities and change points (Burckhardt et al., ASPLOS 2010)."""
-        self._priority = [float(p) for p in self._random.sample(range(1, n + 1), n)]
-        span = max(self._policy.span, 1)
-        self._changes = sorted(
-            (self._random.randrange(span), i + 1) for i in range(max(0, self._policy.depth - 1))
-        )
+        return self._way.pick(candidates, self.current, position)
 
     def _report_blocked(self) -> None:
         waiting = [t for t in self.tasks if not t.done and not t.daemon]
         what = "; ".join(f"{t.name} waits at {t.op} {t.obj}" for t in waiting)
         rule = "DEADLOCK" if self._status == "deadlock" else "STUCK"
+        self.rec = None
         self.emit("stuck", [(t.name, t.op, t.obj) for t in waiting])
         self.report(rule, what)
 

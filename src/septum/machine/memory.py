@@ -12,7 +12,9 @@ else is finding ``I6`` (facts/kvm-tdp-mmu.md section 7).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
+from operator import add
 from typing import Any, Final
 
 from mypy_extensions import mypyc_attr
@@ -55,7 +57,9 @@ class Word(Cell):
             v = own.value
         else:
             m.acc.append((self.name, READ))
-            v = self.v
+            v = self._v
+            if m.rec is not None:
+                m.rec.read(self)
             page = self.page
             if page is not None and page.v is not LIVE:
                 page.judge(self.name)
@@ -72,7 +76,9 @@ class Word(Cell):
             m.buffers.put(self, v)
             return
         event = m.point("write", self.name) if m.interleaving else None
-        old = self.v
+        if event is not None and m.rec is not None:
+            m.rec.read(self)  # the event shows it
+        old = self._v
         self._store(v)
         if event is not None:
             event.seen = old
@@ -82,7 +88,9 @@ class Word(Cell):
         """Atomic exchange; the old value."""
         m = self.m
         event = m.locked_point("xchg", self.name) if m.interleaving else None
-        old = self.v
+        if m.rec is not None:
+            m.rec.read(self)
+        old = self._v
         self._store(v)
         if event is not None:
             event.seen = old
@@ -99,7 +107,9 @@ class Word(Cell):
         """
         m = self.m
         event = m.locked_point("cmpxchg", self.name) if m.interleaving else None
-        old = self.v
+        if m.rec is not None:
+            m.rec.read(self)
+        old = self._v
         if m.history is not None:
             m.history.append(old)
         if old == expected:
@@ -122,7 +132,9 @@ class Word(Cell):
         """atomic64_fetch_and(); the old value."""
         m = self.m
         event = m.locked_point("fetch_and", self.name) if m.interleaving else None
-        old: int = self.v
+        if m.rec is not None:
+            m.rec.read(self)
+        old: int = self._v
         self._store(old & mask)
         if event is not None:
             event.seen = old
@@ -135,7 +147,9 @@ class Word(Cell):
         """Atomic OR; the old value (the CPU setting A or D)."""
         m = self.m
         event = m.locked_point("fetch_or", self.name) if m.interleaving else None
-        old: int = self.v
+        if m.rec is not None:
+            m.rec.read(self)
+        old: int = self._v
         self._store(old | mask)
         if event is not None:
             event.seen = old
@@ -148,7 +162,9 @@ class Word(Cell):
         """Atomic add whose old value is used: does not commute with other adds."""
         m = self.m
         event = m.locked_point("fetch_add", self.name) if m.interleaving else None
-        old: int = self.v
+        if m.rec is not None:
+            m.rec.read(self)
+        old: int = self._v
         self._store(old + n)
         if event is not None:
             event.seen = old
@@ -162,12 +178,14 @@ class Word(Cell):
         m = self.m
         event = m.locked_point("add", self.name) if m.interleaving else None
         m.acc.append((self.name, ADD))
-        m.journal.append((self, self.v, self.wseq))
+        m.journal.append((self, self._v, self.wseq))
         if event is not None:
-            event.seen = self.v
-            event.left = self.v + n
-        self.v += n
+            event.seen = self._v
+            event.left = self._v + n
+        self._v += n
         self.wseq = m.seq
+        if m.rec is not None:
+            m.rec.change(self, partial(add, n), seq=True, shown=event is not None)
 
     def peek(self) -> Any:
         """As `Cell.peek`; the running task's own buffered store comes first."""
@@ -187,8 +205,8 @@ class Word(Cell):
     def init(self, v: Any) -> None:
         """Store to memory that no other task can reach yet: not a point."""
         m = self.m
-        m.journal.append((self, self.v, self.wseq))
-        self.v = v
+        m.journal.append((self, self._v, self.wseq))
+        self._v = v
 
     def _store(self, v: Any) -> None:
         m = self.m
@@ -196,8 +214,8 @@ class Word(Cell):
         page = self.page
         if page is not None and page.v is not LIVE:
             page.judge(self.name)
-        m.journal.append((self, self.v, self.wseq))
-        self.v = v
+        m.journal.append((self, self._v, self.wseq))
+        self._v = v
         self.wseq = m.seq
 
 
@@ -238,6 +256,12 @@ class Page(Cell):
             self.words[index] = word
         return word
 
+    def made(self) -> Iterable[Word]:
+        """Every word that may hold anything but ``fill``."""
+        if self.m.rec is None:
+            return self.words.values()
+        return [self.word(i) for i in range(self.size)]  # which were made is chance
+
     @property
     def live(self) -> bool:
         return self.v is LIVE
@@ -263,7 +287,10 @@ class Page(Cell):
             if self.v is not LIVE:
                 m.report("I6", f"{self.name} is passed to call_rcu() twice", self.name)
             m.acc.append((m.rcu.name, ADD))
-            m.rcu.set((*m.rcu.v, callback))
+            m.rcu.set((*m.rcu._v, callback))
+            if m.rec is not None:
+                for t in m.tasks:
+                    m.rec.read(t.rcu)
             readers = {(t.id, t.rcu_section) for t in m.tasks if t.rcu_depth > 0}
             self.readers.set(frozenset(readers | m.buffered_sections()))
             self.poke(IN_GRACE)

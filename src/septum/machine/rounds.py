@@ -40,6 +40,21 @@ def same(one: Event, other: Event) -> bool:
     )
 
 
+def alike(trail: list[int], length: int, log: list[Event]) -> bool:
+    """Whether a task whose events are at ``trail`` has done the same twice, in ``length``
+    events each, but perhaps added to other values."""
+    n = len(trail)
+    if 2 * length > n:
+        return False
+    for i in range(n - 1, n - 1 - length, -1):
+        one, other = log[trail[i]], log[trail[i - length]]
+        if one.op != "add" and not same(one, other):
+            return False
+        if one.op != other.op or one.obj != other.obj:
+            return False
+    return True
+
+
 class Rounds:
     """What is known of the present run.
 

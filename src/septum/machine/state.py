@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from operator import add
 from typing import TYPE_CHECKING, Any, Final
 
 from greenlet import greenlet
@@ -25,45 +27,61 @@ class Cell:
     fingerprint whatever its value.
     """
 
-    __slots__ = ("m", "name", "v", "wseq")
+    __slots__ = ("_v", "m", "name", "wseq")
 
     def __init__(self, m: Machine, name: str, v: Any, *, dynamic: bool = False) -> None:
         self.m = m
         self.name = name
-        self.v = v
+        self._v = v
         self.wseq = -1
         if dynamic:
             m.journal.append((self, _UNBORN, -1))
 
+    @property
+    def v(self) -> Any:
+        """The value, without a footprint: the running task's own, or what a lock protects."""
+        rec = self.m.rec
+        if rec is not None:
+            rec.read(self)
+        return self._v
+
+    @v.setter
+    def v(self, v: Any) -> None:
+        self._v = v
+
     def set(self, v: Any) -> None:
         """Change the value (journaled), without a point and without a footprint."""
         m = self.m
-        m.journal.append((self, self.v, self.wseq))
-        self.v = v
+        m.journal.append((self, self._v, self.wseq))
+        self._v = v
 
     def poke(self, v: Any) -> None:
         """Change the value inside the current event: footprint `WRITE`."""
         m = self.m
         m.acc.append((self.name, WRITE))
-        m.journal.append((self, self.v, self.wseq))
-        self.v = v
+        m.journal.append((self, self._v, self.wseq))
+        self._v = v
         self.wseq = m.seq
 
     def bump(self, n: int) -> None:
         """Add to the value inside the current event: footprint `ADD` (result unused)."""
         m = self.m
         m.acc.append((self.name, ADD))
-        m.journal.append((self, self.v, self.wseq))
-        self.v += n
+        m.journal.append((self, self._v, self.wseq))
+        self._v += n
         self.wseq = m.seq
+        if m.rec is not None:
+            m.rec.change(self, partial(add, n), seq=True)
 
     def peek(self) -> Any:
         """The value, read inside the current event: footprint `READ`."""
         m = self.m
         m.acc.append((self.name, READ))
+        if m.rec is not None:
+            m.rec.read(self)
         if m.history is not None:
-            m.history.append(self.v)
-        return self.v
+            m.history.append(self._v)
+        return self._v
 
 
 _UNBORN: Final = "<not yet made>"
@@ -87,6 +105,7 @@ class Task:
         "off",
         "op",
         "places",
+        "rcu",
         "rcu_depth",
         "rcu_section",
         "ready",
@@ -111,6 +130,7 @@ class Task:
         self.daemon = False  # a store buffer: waits for work, need not finish
         self.started = False
         self.held: list[str] = []
+        self.rcu: Cell | None = None  # the number of its open section, 0: none
         self.rcu_depth = 0
         self.rcu_section = 0
         self.blame: dict[Cell, int] = {}

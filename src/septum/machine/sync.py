@@ -11,6 +11,7 @@ lockdep is a property of the code, so its violations are findings ``I10``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from mypy_extensions import mypyc_attr
@@ -35,7 +36,39 @@ from septum.machine.state import Cell
 
 __all__ = ["RCU", "SRCU", "Mutex", "RWLock", "SpinLock", "TryLock", "wait_until"]
 
-_FREE: Final[tuple[int | None, tuple[int, ...]]] = (None, ())
+_State = tuple[int | None, tuple[int, ...]]  # of a rwlock: writer, readers
+_FREE: Final[_State] = (None, ())
+
+
+def _can_read(state: _State) -> bool:
+    return state[0] is None
+
+
+def _can_write(state: _State) -> bool:
+    return state[0] is None and not state[1]
+
+
+def _reader_in(me: int, state: _State) -> _State:
+    return state[0], tuple(sorted((*state[1], me)))
+
+
+def _reader_out(me: int, state: _State) -> _State:
+    left = list(state[1])
+    left.remove(me)
+    return state[0], tuple(left)
+
+
+def _share(count: int, state: tuple[bool, int]) -> tuple[bool, int]:
+    """``count`` more shared holders of a lock that is tried."""
+    return state[0], state[1] + count
+
+
+def _section_in(entry: tuple[int, int], state: tuple[tuple[int, int], ...]) -> Any:
+    return tuple(sorted((*state, entry)))
+
+
+def _section_out(entry: tuple[int, int], state: tuple[tuple[int, int], ...]) -> Any:
+    return tuple(sorted([e for e in state if e != entry]))
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -52,22 +85,21 @@ class RWLock(Cell):
         self.order = order
 
     def can_read(self) -> bool:
-        return self.v[0] is None
+        return _can_read(self._v)
 
     def can_write(self) -> bool:
-        return self.v[0] is None and not self.v[1]
+        return _can_write(self._v)
 
     def read_lock(self) -> None:
-        self._acquire("read_lock", self.can_read, SHARED)
-        writer, readers = self.v
-        self._change((writer, tuple(sorted((*readers, self.m.current.id)))))
+        self._acquire("read_lock", _can_read, SHARED)
+        self._turn(_reader_in, released=False)
 
     def write_lock(self) -> None:
-        self._acquire("write_lock", self.can_write, EXCL)
+        self._acquire("write_lock", _can_write, EXCL)
         self._change((self.m.current.id, ()))
 
     def read_unlock(self) -> None:
-        writer, readers = self.v
+        readers = self._v[1]
         me = self.m.current.id
         if me not in readers and not self.m.dead:
             self.m.report("I10", f"{self.name}: read_unlock() without the lock", self.name)
@@ -75,34 +107,34 @@ class RWLock(Cell):
         if self.m.dead:
             return
         self._release("read_unlock", SHARED_REL)
-        writer, readers = self.v
-        left = list(readers)
-        left.remove(me)
-        self._change((writer, tuple(left)))
+        self._turn(_reader_out, released=True)
 
     def write_unlock(self) -> None:
         if self.m.dead:
             return
-        if self.v[0] != self.m.current.id:
+        if self._v[0] != self.m.current.id:
             self.m.report("I10", f"{self.name}: write_unlock() without the lock", self.name)
             return
         self._release("write_unlock", EXCL_REL)
         self._change(_FREE)
+        self.wseq = self.m.seq
 
     def held(self) -> bool:
         """By the running task, in any mode."""
         me = self.m.current.id
-        return bool(self.v[0] == me or me in self.v[1])
+        return bool(self._v[0] == me or me in self._v[1])
 
     def held_write(self) -> bool:
-        return bool(self.v[0] == self.m.current.id)
+        return bool(self._v[0] == self.m.current.id)
 
     def held_read(self) -> bool:
-        return self.m.current.id in self.v[1]
+        return self.m.current.id in self._v[1]
 
     def contended(self) -> bool:
         """rwlock_needbreak(): another task waits for it."""
         m = self.m
+        if m.rec is not None:
+            m.rec.never()  # others' next steps are no cells
         return any(
             t is not m.current and not t.done and t.obj == self.name and t.op.endswith("lock")
             for t in m.tasks
@@ -110,20 +142,41 @@ class RWLock(Cell):
 
     def _change(self, v: tuple[int | None, tuple[int, ...]]) -> None:
         m = self.m
-        m.journal.append((self, self.v, self.wseq))
-        self.v = v
+        m.journal.append((self, self._v, self.wseq))
+        self._v = v
 
-    def _acquire(self, op: str, ready: Callable[[], bool], kind: int) -> None:
+    def _turn(self, change: Callable[[int, _State], _State], *, released: bool) -> None:
+        """A change for which it does not matter who else reads."""
+        m = self.m
+        me = m.current.id
+        self._change(change(me, self._v))
+        if released:
+            self.wseq = m.seq
+        if m.rec is not None:
+            m.rec.change(self, partial(change, me), seq=released)
+
+    def _acquire(self, op: str, free: Callable[[_State], bool], kind: int) -> None:
         m = self.m
         task = m.current
+
+        def ready() -> bool:
+            return free(self._v)
+
         if self.held():
             m.report("I10", f"{op}({self.name}): possible recursive locking", self.name)
+            if m.rec is not None:
+                m.rec.read(self)
             if not ready():
                 raise Halt
         for other in task.held:
             if _ORDER.get(other, 0) > self.order > 0:
                 m.report("I10", f"{op}({self.name}) while holding {other}: wrong lock order")
         _ORDER[self.name] = self.order
+        if m.rec is not None:
+            if m.interleaving:
+                m.rec.wait_for(self, free)
+            else:
+                m.rec.read(self)
         if m.interleaving:
             m.locked_point(op, self.name, ready)
         elif not ready() and not m.dead:
@@ -140,7 +193,6 @@ class RWLock(Cell):
         if m.interleaving:
             m.locked_point(op, self.name)
         m.acc.append((self.name, kind))
-        self.wseq = m.seq
         if self.name in m.current.held:
             m.current.held.remove(self.name)
 
@@ -155,17 +207,18 @@ class SpinLock(RWLock):
     __slots__ = ()
 
     def lock(self) -> None:
-        self._acquire("lock", self.can_write, EXCL)
+        self._acquire("lock", _can_write, EXCL)
         self._change((self.m.current.id, ()))
 
     def unlock(self) -> None:
         if self.m.dead:
             return
-        if self.v[0] != self.m.current.id:
+        if self._v[0] != self.m.current.id:
             self.m.report("I10", f"{self.name}: unlock() without the lock", self.name)
             return
         self._release("unlock", EXCL_REL)
         self._change(_FREE)
+        self.wseq = self.m.seq
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -188,32 +241,44 @@ class TryLock(Cell):
         super().__init__(m, name, (False, 0))
 
     def try_shared(self) -> bool:
-        excl, readers = self.v
-        if excl:
+        m = self.m
+        if m.rec is not None:
+            m.rec.tried(self, exclusive=False)
+        if self._v[0]:
             return self._fail(FAIL_SHARED)
-        self._take((False, readers + 1), TRY_SHARED)
+        self._share(1, TRY_SHARED)
         return True
 
     def try_excl(self) -> bool:
-        if self.v != (False, 0):
+        m = self.m
+        if m.rec is not None:
+            m.rec.tried(self, exclusive=True)
+        if self._v != (False, 0):
             return self._fail(FAIL_EXCL)
         self._take((True, 0), TRY_EXCL)
         return True
 
     def drop_shared(self) -> None:
-        excl, readers = self.v
-        self._take((excl, readers - 1), SHARED_REL)
-        self.wseq = self.m.seq
+        self._share(-1, SHARED_REL)
 
     def drop_excl(self) -> None:
         self._take((False, 0), EXCL_REL)
         self.wseq = self.m.seq
 
+    def _share(self, count: int, kind: int) -> None:
+        """One shared holder more or less; how many others there are does not matter."""
+        m = self.m
+        self._take(_share(count, self._v), kind)
+        if count < 0:
+            self.wseq = m.seq
+        if m.rec is not None:
+            m.rec.change(self, partial(_share, count), seq=count < 0)
+
     def _take(self, v: tuple[bool, int], kind: int) -> None:
         m = self.m
         m.acc.append((self.name, kind))
-        m.journal.append((self, self.v, self.wseq))
-        self.v = v
+        m.journal.append((self, self._v, self.wseq))
+        self._v = v
         if m.history is not None and kind in (TRY_SHARED, TRY_EXCL):
             m.history.append(True)
 
@@ -241,6 +306,8 @@ class RCU:
             # When the section began relative to a call_rcu() decides what is legal.
             m.acc.append((m.rcu.name, READ))
             task.rcu_section += 1
+            if task.rcu is not None:
+                task.rcu.set(task.rcu_section)
         task.rcu_depth += 1
 
     def read_unlock(self) -> None:
@@ -251,6 +318,8 @@ class RCU:
             m.report("I10", "rcu_read_unlock() without rcu_read_lock()")
             return
         m.current.rcu_depth -= 1
+        if m.current.rcu_depth == 0 and m.current.rcu is not None:
+            m.current.rcu.set(0)
         if m.current.rcu_depth == 0 and m.listeners:
             m.emit("rcu_read_unlock")
 
@@ -260,9 +329,9 @@ class RCU:
     def barrier(self) -> None:
         """rcu_barrier(): run every callback.  Only when no task is in a section."""
         m = self.m
-        while m.rcu.v:
-            callback = m.rcu.v[0]
-            m.rcu.set(m.rcu.v[1:])
+        while m.rcu._v:
+            callback = m.rcu._v[0]
+            m.rcu.set(m.rcu._v[1:])
             callback()
 
 
@@ -281,7 +350,7 @@ class SRCU(Cell):
             m.locked_point("srcu_read_lock", self.name)
         token = Moment(m.current.count)
         m.acc.append((self.name, SHARED))
-        self._change((*self.v, (m.current.id, token)))
+        self._change(_section_in, (m.current.id, token), left=False)
         return token
 
     def read_unlock(self, token: int, *, mb: bool = True) -> None:
@@ -292,17 +361,22 @@ class SRCU(Cell):
         if m.interleaving:
             (m.locked_point if mb else m.point)("srcu_read_unlock", self.name)
         entry = (m.current.id, token)
-        if entry not in self.v:
+        if entry not in self._v:
             m.report("I10", f"{self.name}: srcu_read_unlock() without the section", self.name)
             return
         m.acc.append((self.name, SHARED_REL))
-        self._change(tuple(e for e in self.v if e != entry))
-        self.wseq = m.seq
+        self._change(_section_out, entry, left=True)
 
-    def _change(self, v: tuple[tuple[int, int], ...]) -> None:
+    def _change(
+        self, change: Callable[[tuple[int, int], Any], Any], entry: tuple[int, int], *, left: bool
+    ) -> None:
         m = self.m
-        m.journal.append((self, self.v, self.wseq))
-        self.v = tuple(sorted(v))
+        m.journal.append((self, self._v, self.wseq))
+        self._v = change(entry, self._v)
+        if left:
+            self.wseq = m.seq
+        if m.rec is not None:
+            m.rec.change(self, partial(change, entry), seq=left)
 
     def synchronize(self) -> None:
         m = self.m
@@ -311,13 +385,18 @@ class SRCU(Cell):
         if any(tid == m.current.id for tid, _ in before):
             m.report("I10", f"synchronize_srcu({self.name}) inside its own read section")
             raise Halt
-        self._wait(lambda: not before.intersection(self.v))
+        self._wait(lambda sections: not before.intersection(sections))
 
-    def _wait(self, done: Callable[[], bool]) -> None:
+    def _wait(self, left: Callable[[Any], bool]) -> None:
         m = self.m
+        if m.rec is not None:
+            if m.interleaving:
+                m.rec.wait_for(self, left)
+            else:
+                m.rec.read(self)
         if m.interleaving:
-            m.point("synchronize_srcu-wait", self.name, done)
-        elif not done() and not m.dead:
+            m.point("synchronize_srcu-wait", self.name, lambda: left(self._v))
+        elif not left(self._v) and not m.dead:
             m.report("STUCK", f"synchronize_srcu({self.name}) waits with nobody to leave")
             raise Halt
         m.acc.append((self.name, WAIT))
@@ -333,7 +412,9 @@ def wait_until(word: Word, done: Callable[[Any], bool], why: str) -> None:
         m.smp_mb()  # the IPI has drained the buffer already, as a rule
         task = m.current
         task.wait = (word, done)
-        event = m.point(why, word.name, lambda: done(word.v))
+        if m.rec is not None:
+            m.rec.wait_for(word, done, could=True)
+        event = m.point(why, word.name, lambda: done(word._v))
         task.wait = None
         event.could = m.could_go_on(word, done)
     elif not done(word.v) and not m.dead:

@@ -174,6 +174,7 @@ def build(
     monitors = Monitors(view, monitors_off)
     bodies = [(task.name, _body(kvm, task)) for task in scenario.tasks]
     program = MachineProgram(machine, bodies)
+    program.remembers = True
     built = Built(design, scenario, chosen, machine, kvm, view, monitors, program)
     program.settle = _settle(built, bool(chosen["epilogue"]))
     machine.sequential = Task(-1, "sequential", None)

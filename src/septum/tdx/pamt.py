@@ -135,8 +135,8 @@ class Pamt:
     def leaf(self, hpa: int) -> PamtEntry:
         """The leaf of ``hpa``, without locks or footprint."""
         for size in (2, 1):
-            entry = self._by_size[size].get(hpa >> self.shift[size])
-            if entry is not None and entry.v[0] is PageType.REG:
+            entry = self.entry(hpa, size)
+            if entry.v[0] is PageType.REG:
                 return entry
         return self.entry(hpa, 0)
 

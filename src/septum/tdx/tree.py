@@ -70,7 +70,7 @@ class Sept:
             for i in range(page.size):
                 self.m.acc.append((f"{page.name}[{i}]", WRITE))
             page.set(LIVE)
-        for word in page.words.values():
+        for word in page.made():
             if word.v != FREE:
                 word.init(FREE)
         return page

@@ -70,6 +70,7 @@ class NoStaleTranslation(Monitor):
         self.guest = {lp: Cell(m, f"I7 guest {lp}", None) for lp in view.lps()}
         self.cached = {lp: Cell(m, f"I7 cached {lp}", frozenset()) for lp in view.lps()}
         self.live: dict[Translation, Cell] = {}
+        self.walkable = Cell(m, "~I7 walkable", frozenset())  # those whose cell is true
         self.version = Cell(m, "I7 version", 0)  # changes with every cell of `live`
         self.removed: dict[int, Cell] = {}  # by task: what it has yet to hand over
         self.gone = Cell(m, "I7 handed over", frozenset())
@@ -83,6 +84,7 @@ class NoStaleTranslation(Monitor):
                 known |= self._walks(entry.table.root, entry.gfn, entry.level, entry.value)
         for translation in known:
             self._live(translation).set(True)
+        self.walkable.set(frozenset(known))
         for cached in self.cached.values():
             cached.set(frozenset(known))
 
@@ -113,6 +115,8 @@ class NoStaleTranslation(Monitor):
         new = self._walks(entry.table.root, entry.gfn, entry.level, change.new)
         for translation in sorted(new - old):
             self._live(translation).poke(True)
+        if new - old:
+            self.walkable.set(self.walkable.v | (new - old))
         if old - new:
             self._disappear(old - new)
         if old != new:
@@ -123,6 +127,7 @@ class NoStaleTranslation(Monitor):
         gone = frozenset(translations)
         for translation in sorted(gone):
             self._live(translation).poke(False)
+        self.walkable.set(self.walkable.v - gone)
         for lp, guest in self.guest.items():
             inside: Inside | None = guest.peek()
             if inside is not None:
@@ -165,7 +170,7 @@ class NoStaleTranslation(Monitor):
         self.version.peek()
         inside: Inside | None = self.guest[lp].v
         if inside is not None:
-            walked = {t for t, cell in self.live.items() if cell.v and t.root == inside.root}
+            walked = {t for t in self.walkable.v if t.root == inside.root}
             self.cached[lp].poke(self.cached[lp].v | walked)
         self.guest[lp].poke(None)
 

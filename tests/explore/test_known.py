@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Executions that are looked up (`septum.machine.known`) are those that would have run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from generated import Spec, specs
+from generated import build as build_random
+from hypothesis import given, settings
+from literature import COUNTS
+
+from septum.explore import MachineProgram, Options, search
+from septum.machine import Event, Execution, Machine, MachineError, SpinLock, Word
+from septum.scenarios.build import build
+
+
+def facts(events: list[Event]) -> str:
+    fields = [slot for slot in Event.__slots__ if slot not in ("where", "stack")]
+    return re.sub(
+        r" at 0x\w+", "", repr([[getattr(e, f) for f in fields if f != "index"] for e in events])
+    )
+
+
+def everything(program: MachineProgram, most: int = 0) -> list[Any]:
+    """All that a search sees of each execution."""
+    seen: list[Any] = []
+
+    def note(e: Execution) -> None:
+        seen.append((e.status, facts(e.events), facts(e.pending), list(e.findings)))
+
+    result = search(program, Options(max_executions=most), on_execution=note)
+    return [*seen, result.blocked, result.folded, result.reached]
+
+
+@settings(max_examples=60, deadline=None)
+@given(specs(("SC",)))
+def test_random_programs_execute_the_same(spec: Spec) -> None:
+    known, earnest = build_random(spec), build_random(spec)
+    known.remembers = True
+    assert everything(known, 150) == everything(earnest, 150)
+
+
+@pytest.mark.parametrize(("make", "sizes"), COUNTS)
+def test_the_literatures_programs_execute_the_same(
+    make: Callable[[int], MachineProgram], sizes: dict[int, int]
+) -> None:
+    n = max(sizes)
+    known, earnest = make(n), make(n)
+    known.remembers = True
+    assert everything(known, 200) == everything(earnest, 200)
+
+
+@pytest.mark.parametrize("design", ["v7.3", "void-callback", "v7.3+reread-sptep"])
+@pytest.mark.parametrize("scenario", ["fault-fault", "refault-punch", "install-zero-step"])
+def test_designs_execute_the_same(design: str, scenario: str) -> None:
+    known, earnest = build(design, scenario).program, build(design, scenario).program
+    earnest.remembers = False
+    assert everything(known, 120) == everything(earnest, 120)
+
+
+def test_most_of_a_search_is_looked_up() -> None:
+    built = build("v7.3", "refault-punch")
+    result = search(built.program)
+    memory = built.machine.memory
+    assert memory is not None
+    assert memory.looked_up > result.executions * 0.8
+
+
+def program(look: str) -> MachineProgram:
+    """Two tasks share a list under a lock, which is no cell; a third one makes schedules."""
+    m = Machine()
+    lock, x = SpinLock(m, "lock"), Word(m, "x", 0)
+    shared: list[int] = []
+
+    def task(n: int) -> None:
+        lock.lock()
+        if look == "list" and shared:
+            x.write(n)
+        shared.append(n)
+        lock.unlock()
+        x.read()
+
+    return MachineProgram(m, [(f"t{n}", lambda n=n: task(n)) for n in range(2)])  # type: ignore[misc]
+
+
+def test_a_task_that_looks_at_no_cell_is_found_out() -> None:
+    fine, odd = program("nothing"), program("list")
+    fine.remembers = odd.remembers = True
+    search(fine)
+    with pytest.raises(MachineError, match="no cell"):
+        search(odd)
