@@ -666,6 +666,7 @@ class Machine:
                 return self.tasks[only[0]]
         if position >= self._limits.steps:
             self._status = "limit"
+            self.rec = None
             since = endless(self.log, enabled)
             if since >= 0:
                 text = f"no end after {position} steps: the last {position - since} repeat"
@@ -762,6 +763,7 @@ class Machine:
         self.reached = rounds.reached
         self.findings = [f for f in self.findings if f.step < rounds.end]
         self._status = "livelock"
+        self.rec = None
         going = {event.task for event in self.log[rounds.began :]}
         names = ", ".join([t.name for t in self.tasks if t.id in going])
         text = f"{names}: the last {rounds.period} steps repeat for ever"

@@ -48,9 +48,8 @@ def alike(trail: list[int], length: int, log: list[Event]) -> bool:
         return False
     for i in range(n - 1, n - 1 - length, -1):
         one, other = log[trail[i]], log[trail[i - length]]
-        if one.op != "add" and not same(one, other):
-            return False
-        if one.op != other.op or one.obj != other.obj:
+        adds = one.op == other.op == "add" and one.obj == other.obj
+        if not adds and not same(one, other):
             return False
     return True
 
