@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -71,4 +73,15 @@ def test_every_command_has_a_man_page_that_is_current() -> None:
     )
     assert run.returncode == 0, run.stdout + run.stderr
     names = {path.name for path in MAN.glob("*.1")}
-    assert {"septum.1", *(f"septum-{c}.1" for c in main.list_commands(None))} == names
+    assert {
+        "septum.1",
+        *(f"septum-{c}.1" for c in main.list_commands(click.Context(main))),
+    } == names
+
+
+def test_the_guide_lists_every_command() -> None:
+    page = Path(__file__).parents[2] / "docs" / "guide.md"
+    table = page.read_text().split("\n## ")[0]
+    cells = re.findall(r"^\| (`.*?) \|", table, re.M)
+    named = {word.split()[0] for cell in cells for word in re.findall("`([^`]+)`", cell)}
+    assert named == set(main.list_commands(click.Context(main)))
