@@ -11,13 +11,13 @@ A scenario's start state is there before the recording begins, as on a real host
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from septum.kvm.seamcall import Injected
 from septum.kvm.spte import SPTE_BASE_ADDR_MASK, SPTE_MMU_PRESENT_MASK
 from septum.kvm.versions import KERNELS
-from septum.machine import Decision, Execution
+from septum.machine import Decision, Execution, Machine
 from septum.machine.events import Policy
 from septum.scenarios.build import Built, build
 from septum.scenarios.model import Scenario
@@ -25,7 +25,7 @@ from septum.tdx import leaves
 from septum.tdx.sept import HPA_MASK
 from septum.trace.events import SpteChanged
 
-__all__ = ["SYNTHETIC", "record_scenario"]
+__all__ = ["SYNTHETIC", "Writer", "record_scenario"]
 
 SYNTHETIC: Final = "# SYNTHETIC: made by septum from a model, not recorded on a host"
 _MEM: Final = {
@@ -34,30 +34,46 @@ _MEM: Final = {
     *("TDH.MEM.RANGE.BLOCK", "TDH.MEM.RANGE.UNBLOCK", "TDH.MEM.PAGE.RELOCATE"),
 }
 _FIRST_REGION: Final = 2  # in GiB; TDRs lie below
+_HEADER: Final = 4
+_STEP: Final = 0.002
+"""Seconds between lines: more than the clocks of CPUs may differ, for the order is exact."""
 _MAX_CHOICES: Final = 4000
 
 
-class _Writer:
-    def __init__(self, built: Built) -> None:
-        self.bits = built.kvm.geometry.bits
-        self.names = built.program.task_names
-        self.built = built
+class Writer:
+    """Writes what happens on a machine as lines.
+
+    :param bits: of a GFN per level of the model's tables.
+    :param names: of the tasks, in the order of their numbers.
+    """
+
+    def __init__(self, machine: Machine, names: Sequence[str], bits: int, mark: str) -> None:
+        self.bits = bits
+        self.names = names
+        self.machine = machine
         self.regions: dict[int, int] = {}
         self.time = 100.0
-        self.lines = ["# tracer: nop", "#", SYNTHETIC, "#"]
+        self.lines = ["# tracer: nop", "#", mark, "#"]
 
     def listen(self, what: str, args: tuple[Any, ...]) -> None:
         if what == "trace":
             payload = self._event(*args)
             if payload:
-                self._line(f"{args[0]}: {payload}")
+                self.line(f"{args[0]}: {payload}")
         elif what == "seamcall":
-            self._seamcall(*args)
+            self.seamcall(*args)
 
-    def _line(self, text: str) -> None:
-        task = self.built.machine.current.id
+    def restart(self) -> None:
+        """Another execution: only the header stays."""
+        del self.lines[_HEADER:]
+        self.time = 100.0
+
+    def line(self, text: str, task: int | None = None) -> None:
+        """The next line, of the present task or of ``task``."""
+        if task is None:
+            task = self.machine.current.id % (len(self.names) + 1)  # -1: nobody's
         name = self.names[task] if task < len(self.names) else "settle"
-        self.time += 1e-6
+        self.time += _STEP
         comm = name.replace("vcpu", "CPU ") + "/KVM" if name.startswith("vcpu") else name
         who = f"{comm:>16}-{1000 + task:<7}"
         self.lines.append(f"{who} [{task:03d}] ...1. {self.time:12.6f}: {text}")
@@ -75,8 +91,8 @@ class _Writer:
 
     def page(self, number: int) -> int:
         """A PFN: aligned to 2M or 1G where it is to a large page of the model."""
-        if not number:
-            return 0  # a register that holds no page
+        if not number or self.bits == 9:
+            return number  # 0: a register that holds no page
         low = number & ((1 << 2 * self.bits) - 1)
         region = self.regions.setdefault(number >> 2 * self.bits, _FIRST_REGION + len(self.regions))
         return region << 18 | self.frame(low)
@@ -116,9 +132,9 @@ class _Writer:
             return f"vcpu {fields['vcpu']} rip 0x0 address 0x{address:016x} error_code {code:#x}"
         return ""
 
-    def _seamcall(self, name: str, regs: dict[str, int], result: Any) -> None:
-        number = leaves.SEAMCALL_NUMBERS[name]
-        if number == leaves.TDH_VP_ENTER:
+    def seamcall(self, name: str, regs: dict[str, int], result: Any) -> None:
+        number = leaves.SEAMCALL_NUMBERS.get(name)
+        if number in (leaves.TDH_VP_ENTER, None):
             return  # not a call of the memory path; its function cannot be probed
         into = {reg: regs.get(reg, 0) for reg in ("rcx", "rdx", "r8", "r9")}
         if name in _MEM:
@@ -127,7 +143,7 @@ class _Writer:
         elif name == "TDH.PHYMEM.PAGE.RECLAIM":
             into["rcx"] = self.hpa(into["rcx"])
         fields = " ".join(f"{reg}={value:#x}" for reg, value in into.items())
-        self._line(f"seamcall_ret: (__seamcall_ret+0x4/0x60) fn={number:#x} {fields}")
+        self.line(f"seamcall_ret: (__seamcall_ret+0x4/0x60) fn={number:#x} {fields}")
         out = {reg: getattr(result, reg, 0) for reg in ("rcx", "rdx")}
         if isinstance(result, Injected) or name not in _MEM:
             out = {reg: into[reg] for reg in ("rcx", "rdx")}
@@ -135,7 +151,7 @@ class _Writer:
             out["rcx"] = out["rcx"] & ~HPA_MASK | self.hpa(out["rcx"] & HPA_MASK)
         text = " ".join(f"{reg}={value:#x}" for reg, value in out.items())
         wrapper = name.lower().replace(".", "_")
-        self._line(
+        self.line(
             f"seamcall_ret_done: ({wrapper}+0x60/0xa0 <- __seamcall_ret)"
             f" status={result.rax:#x} {text} r8={into['r8']:#x}"
         )
@@ -171,8 +187,8 @@ def record_scenario(
 
 
 def _write(built: Built, decisions: list[Decision]) -> list[str]:
-    writer = _Writer(built)
     machine = built.machine
+    writer = Writer(machine, built.program.task_names, built.kvm.geometry.bits, SYNTHETIC)
     machine.listeners.append(writer.listen)
     try:
         built.program.run(decisions, None)
