@@ -127,18 +127,32 @@ u64 septum_mix(u64 h, u64 value)
 	return mix((h ^ value) * 0x9e3779b97f4a7c15ul + (h << 7 | h >> 57));
 }
 
+static inline u64 lane(u64 h, u64 word)
+{
+	h ^= word;
+	return (h << 29 | h >> 35) * 0x9fb21c651e98df25ul;
+}
+
+/* Eight lanes side by side: a multiplication waits for the one before it in its own only. */
 static u64 hash_page(const u64 *p, u64 seed)
 {
-	u64 a = seed, b = seed ^ 0x9e3779b97f4a7c15ul, c = ~seed, d = seed << 1;
+	u64 h[8];
 
-	for (int i = 0; i < 512; i += 4) {
-		a = (a ^ p[i]) * 0x9fb21c651e98df25ul;
-		b = (b ^ p[i + 1]) * 0x9fb21c651e98df25ul;
-		c = (c ^ p[i + 2]) * 0x9fb21c651e98df25ul;
-		d = (d ^ p[i + 3]) * 0x9fb21c651e98df25ul;
-		a ^= a >> 31, b ^= b >> 31, c ^= c >> 31, d ^= d >> 31;
+	for (u64 n = 0; n < 8; n++)
+		h[n] = seed + n * 0x9e3779b97f4a7c15ul;
+	for (int i = 0; i < 512; i += 8) {
+		h[0] = lane(h[0], p[i]);
+		h[1] = lane(h[1], p[i + 1]);
+		h[2] = lane(h[2], p[i + 2]);
+		h[3] = lane(h[3], p[i + 3]);
+		h[4] = lane(h[4], p[i + 4]);
+		h[5] = lane(h[5], p[i + 5]);
+		h[6] = lane(h[6], p[i + 6]);
+		h[7] = lane(h[7], p[i + 7]);
 	}
-	return mix(a + mix(b + mix(c + mix(d))));
+	for (int n = 1; n < 8; n++)
+		h[0] = mix(h[0] + (h[n] << 1 | h[n] >> 63));
+	return h[0];
 }
 
 /* What lies on pages that differ from the start state.  The runtime's own records of tasks,

@@ -45,7 +45,6 @@ u8 *septum_keep(struct frame *f)
 	f->pages = septum_hot_used;
 	f->objects = (u32)septum_objects_used;
 	f->state = septum_state;
-	f->logged = septum_logged;
 	at = septum_pages_keep(at);
 	for (u32 t = 0; t < septum_engine.tasks; t++) {
 		struct runner *r = &septum_runners[t];
@@ -82,6 +81,9 @@ void septum_back(const struct frame *f)
 	memset(septum_dying + f->objects, 0, fresh);
 	septum_state = f->state;
 	septum_logged = f->logged;
+	for (u32 t = 0; t < septum_engine.tasks; t++)
+		if (septum_runners[t].where != AT_END)
+			memset((void *)(septum_tasks[t].rsp - SCRUBBED), 0, SCRUBBED);
 	septum_found_count = 0;
 	septum_exploring = 1;
 }

@@ -13,7 +13,7 @@ KEEP static struct frame frames[FRAMES_MAX];
 KEEP static u32 depth;
 KEEP static u8 *end_of_frame[FRAMES_MAX];
 KEEP static u32 *choice_list, choice_count, choice_at, *choice_options;
-KEEP static int here = 0;	/* the memory is that of the last frame */
+KEEP static int here;	/* the memory is that of the last frame */
 KEEP u32 septum_tolerates;	/* Python has noted what this step reports */
 
 void septum_restore(void);
@@ -234,6 +234,7 @@ static int arrive(struct search *s, u32 sleep, struct footprint *feet)
 	if (f->snapshot + septum_snapshot_size() > (u8 *)septum_engine.snapshots + septum_engine.snapshots_size)
 		return SEARCH_FULL;
 	f->key = key;
+	f->logged = septum_logged;
 	f->enabled = mask;
 	f->sleep = sleep;
 	f->todo = mask & ~sleep & ~known;
@@ -242,7 +243,9 @@ static int arrive(struct search *s, u32 sleep, struct footprint *feet)
 	f->pool = depth ? frames[depth - 1].pool : 0;
 	for (u32 t = 0; t < septum_engine.tasks; t++)
 		f->foot[t] = sleep >> t & 1 ? feet[t] : (struct footprint){ 0, 0 };
-	end_of_frame[depth++] = septum_keep(f);
+	/* What is only gone on from needs no snapshot. */
+	f->kept = !depth || f->todo & (f->todo - 1);
+	end_of_frame[depth++] = f->kept ? septum_keep(f) : f->snapshot;
 	if (depth > s->deepest)
 		s->deepest = depth;
 	here = 1;
@@ -255,16 +258,40 @@ static void leave(void)
 	here = 0;
 }
 
+/* Back to the last frame, from the last one that has a snapshot. */
+static int back(void)
+{
+	u32 n = depth - 1, choices[CHOICES_MAX], options[CHOICES_MAX];
+
+	while (!frames[n].kept)
+		n--;
+	septum_back(&frames[n]);
+	septum_tolerates = 1;
+	for (; n < depth - 1; n++) {
+		memcpy(choices, frames[n].chosen, sizeof(choices));
+		choice_list = choices;
+		choice_options = options;
+		choice_count = frames[n].choices;
+		choice_at = 0;
+		if (septum_advance(frames[n].task) != RUN_ON)
+			return 0;
+		septum_found_count = 0;
+	}
+	septum_tolerates = 0;
+	return 1;
+}
+
 /* --- steps ------------------------------------------------------------------------------------------------- */
 
 static int step(struct search *s, struct frame *f)
 {
 	struct footprint feet[SEPTUM_TASKS];
 	u32 t = f->task, sleep = 0, others, first = f->logged;
-	int result;
+	int result, tolerates = (int)septum_tolerates;
 
-	if (!here)
-		septum_back(f);
+	if (!here && !back())
+		return SEARCH_FULL;
+	septum_tolerates = (u32)tolerates;
 	here = 0;
 	choice_list = f->chosen;
 	choice_options = f->options;

@@ -19,6 +19,7 @@ struct frame {
 	u32 todo;	/* and are still to be run from here */
 	u32 sleep;	/* need not: what they do was, or will be, explored elsewhere */
 	u32 done;	/* were run from here */
+	u32 kept;	/* there is a snapshot */
 	u32 task, pool;	/* the step to the next frame; where the pool of footprints ends */
 	u32 choices, chosen[CHOICES_MAX], options[CHOICES_MAX];
 	struct footprint foot[SEPTUM_TASKS]; /* of the next step of those done or asleep */
