@@ -3,7 +3,7 @@
 
 Edits a scratch copy of one file (never the tree), compiles it with the build's own command,
 links it in the place of the original, and runs ``septum kernel check``'s search in the
-scenarios named, until the first finding.  Usage: native_faults.py TREE [SECONDS] [NAME...]
+scenarios named, until the first finding.  Usage: native_faults.py TREE [SECONDS] [NAME...] [--stateful]
 """
 
 from __future__ import annotations
@@ -138,6 +138,8 @@ def check(code: Code, scenario: str, options: Options) -> CheckResult:
 
 
 def main(arguments: Sequence[str]) -> int:
+    strategy = "stateful" if "--stateful" in arguments else "optimal"
+    arguments = [word for word in arguments if word != "--stateful"]
     tree = Path(arguments[0])
     seconds = float(arguments[1]) if len(arguments) > 1 else 20.0
     wanted = set(arguments[2:])
@@ -156,11 +158,14 @@ def main(arguments: Sequence[str]) -> int:
                 continue
             said = "MISSED"
             for name in fault.scenarios:
-                options = Options(budget_s=seconds, first=True)
+                options = Options(strategy, budget_s=seconds, first=True)
                 result = check(replace(made, name=fault.name, image=image), name, options)
                 if result.verdict in ("violated", "error"):
                     rule = result.finding.rule if result.finding else result.note[:80]
-                    said = f"found: {rule} in {name}, {result.executions} executions"
+                    runs = f"{result.executions} executions"
+                    if result.states:
+                        runs = f"{result.states} states"
+                    said = f"found: {rule} in {name}, {runs}"
                     found += 1
                     break
         print(f"{fault.name:26} {said}", flush=True)

@@ -90,7 +90,7 @@ class Engine:
         self.served = 0
         self.settle: Callable[[], None] | None = None
         self.settled: set[tuple[int, int]] = set()
-        self._execute = image.function("septum_execute", 1)
+        self.execute = image.function("septum_execute", 1)
         self._forget = image.function("septum_forget_last", 0)
         self._request = _Request()
         self._at = ctypes.addressof(self._request)
@@ -175,7 +175,7 @@ class Engine:
         request.sleep = ctypes.addressof(sleepers)
         request.covered = ctypes.addressof(covers)
         request.steps = limits.steps
-        result = self._execute(self._at)
+        result = self.execute(self._at)
         if result in (ASK, BLOCKED) or self.image.new_shared_count.value:
             self.asked[request.why] = self.asked.get(request.why, 0) + 1
             return None
@@ -191,6 +191,10 @@ class Engine:
         self.m.retries_folded = request.folded
         status = "complete" if result == COMPLETE else "covered"
         return Execution(events, status, [], [], reached=frozenset(self._reached(events, request)))
+
+    def request(self) -> Any:
+        """A struct request of one's own, for `execute`."""
+        return _Request()
 
     def _footprints(self, items: Sequence[tuple[int, Footprint]]) -> Any:
         out = (_Foot * len(items))()
