@@ -3,7 +3,9 @@
 
 Edits a scratch copy of one file (never the tree), compiles it with the build's own command,
 links it in the place of the original, and runs ``septum kernel check``'s search in the
-scenarios named, until the first finding.  Usage: native_faults.py TREE [SECONDS] [NAME...] [--stateful]
+scenarios named, until the first finding.
+
+Usage: native_faults.py TREE [SECONDS] [NAME...] [--stateful]
 """
 
 from __future__ import annotations

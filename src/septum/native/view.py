@@ -124,10 +124,11 @@ class NativeView(KvmView):
         table = self._sp_table(sp)
         span = self.geometry.pages_per_level(table.level)
         children: list[int] = []
-        for index, raw in enumerate(kernel.image.page(page)):
-            if index and raw in (kernel.nonpresent, 0):
-                continue
-            value = kernel.value_of(raw)
+        words, empty = kernel.image.page(page), kernel.nonpresent
+        # The first entry is always told, of the others those that are something.
+        used = [index for index, raw in enumerate(words) if (raw and raw != empty) or not index]
+        for index in used:
+            value = kernel.value_of(words[index])
             yield Entry(table, index, table.gfn + index * span, table.level, value)
             if is_shadow_present_pte(value) and not is_last_spte(value, table.level):
                 child = self._child(value)
