@@ -12,10 +12,10 @@ from septum.cli import main
 from septum.machine.geometry import Geometry
 from septum.native.diff import operation_scenarios
 from septum.native.errors import BuildError
-from septum.native.operations import bind, real_end, real_gfn, unsupported
+from septum.native.operations import EVERYTHING, bind, real_end, real_gfn, removals, unsupported
 from septum.native.stubs import assembler, rename_table
 from septum.native.tree import check_tools, read_tree
-from septum.scenarios.model import op, run_vcpu
+from septum.scenarios.model import Op, op, run_vcpu
 from septum.scenarios.suite import SCENARIOS, find
 
 KERNEL = ("Kbuild", "arch/x86/Kconfig", "virt/kvm/kvm_main.c")
@@ -88,6 +88,22 @@ def test_operations_become_calls() -> None:
     _, arguments, program = bind(small, 0, run_vcpu(op("accept", 3)))
     assert arguments == (0,)
     assert [(g.op, g.gfn) for g in program] == [("accept", 0x201)]
+
+
+@pytest.mark.parametrize(
+    ("ops", "ranges"),
+    [
+        ((op("fault", 0),), ()),
+        ((op("zap_leafs", 0, 1), op("punch_hole", 2, 4)), ((0, 1), (0x200, 0x202))),
+        ((op("set_attributes", 0, 1, 0),), ((0, 1),)),
+        ((op("set_attributes", 0, 1, 1),), ()),
+        ((op("fault", 0), op("delete_slot", 0)), (EVERYTHING,)),
+    ],
+)
+def test_what_a_task_is_there_to_remove(
+    ops: tuple[Op, ...], ranges: tuple[tuple[int, int], ...]
+) -> None:
+    assert removals(Geometry(bits=1, levels=3), ops) == ranges
 
 
 def test_what_is_not_offered_says_so() -> None:

@@ -15,7 +15,7 @@ from septum.machine.geometry import Geometry
 from septum.scenarios.model import Op, Scenario
 from septum.scenarios.ops import GUEST_OPS
 
-__all__ = ["Call", "bind", "real_end", "real_gfn", "unsupported"]
+__all__ = ["EVERYTHING", "Call", "bind", "real_end", "real_gfn", "removals", "unsupported"]
 
 Call = tuple[str, tuple[int, ...], tuple[GuestOp, ...]]
 """A function of the image, its arguments, and what the guest does meanwhile."""
@@ -93,3 +93,21 @@ def _guest(geometry: Geometry, what: Op) -> GuestOp:
     make: Callable[..., GuestOp] = GUEST_OPS[what.name]
     made = make(*what.args)
     return made._replace(gfn=real_gfn(geometry, made.gfn))
+
+
+_REMOVING: Final = frozenset({"punch_hole", "zap_leafs", "zap_range"})
+_REMOVING_ALL: Final = frozenset({"delete_slot", "destroy_vm", "release_gmem", "release_hkid"})
+EVERYTHING: Final = (0, 1 << 52)
+
+
+def removals(geometry: Geometry, ops: Sequence[Op]) -> tuple[tuple[int, int], ...]:
+    """The GFNs that operations are there to remove, as the kernel's ranges; the same
+    operations as in `septum.kvm.operations` say so."""
+    out = []
+    for what in ops:
+        if what.name in _REMOVING_ALL:
+            return (EVERYTHING,)
+        if what.name in _REMOVING or (what.name == "set_attributes" and not what.args[2]):
+            start, end = int(what.args[0]), int(what.args[1])
+            out.append((real_gfn(geometry, start), real_end(geometry, end)))
+    return tuple(out)

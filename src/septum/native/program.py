@@ -12,6 +12,7 @@ from typing import Any
 from septum.explore import Options, SearchResult
 from septum.explore.program import KeepsStates
 from septum.kvm.monitors import Monitors
+from septum.kvm.monitors.private import AcceptedPageStays
 from septum.kvm.seamcall import Injection
 from septum.machine import Decision, Execution, Finding, Halt, Limits, Machine, Policy, Task
 from septum.machine.dependency import Footprint
@@ -23,7 +24,7 @@ from septum.native.engine import Engine, Plan
 from septum.native.errors import SharingGrew
 from septum.native.image import GMEM_PFN, Image
 from septum.native.kernel import Kernel
-from septum.native.operations import Call, bind, real_end, real_gfn
+from septum.native.operations import EVERYTHING, Call, bind, real_end, real_gfn, removals
 from septum.native.states import stateful
 from septum.native.symbols import Lines
 from septum.native.view import NOT_JUDGED, NativeView
@@ -239,6 +240,7 @@ def build_native(
     view = NativeView(kernel)
     watch(view)
     monitors = Monitors(view, {*monitors_off, *NOT_JUDGED})
+    _allow_removals(monitors, geometry, scenario)
     plans = _plans(driver, geometry, scenario)
     bodies = [
         (task.name, _body(driver, n, plan))
@@ -335,6 +337,16 @@ def _arm_zero_step(driver: Driver, vcpu: int, gfn: int) -> None:
         if result.event != "td-entry":
             break
         kernel.module.guest_access(vcpu, gfn << 12, write=False)
+
+
+def _allow_removals(monitors: Monitors, geometry: Geometry, scenario: Scenario) -> None:
+    """Operations begin and end where nobody looks, so a task may at any time remove what
+    one of its operations is there to remove; the epilogue may remove everything."""
+    for monitor in monitors.active:
+        if isinstance(monitor, AcceptedPageStays):
+            monitor.allow(-1, (EVERYTHING,))
+            for number, task in enumerate(scenario.tasks):
+                monitor.allow(number, removals(geometry, task.ops))
 
 
 def _injection(machine: Machine, scenario: Scenario) -> Injection:

@@ -10,11 +10,12 @@ from septum.kvm.spte import is_last_spte, is_shadow_present_pte, spte_to_pfn
 from septum.kvm.view import Entry, KvmView, RootView, SpteChange, Table
 from septum.native.image import ARENA, FIRST_PFN, PAGE
 from septum.native.kernel import Kernel
+from septum.native.leaks import table_pages
 from septum.tdx.sept import hpa_of, state_of
 
 __all__ = ["NOT_JUDGED", "NativeView"]
 
-NOT_JUDGED: Final = frozenset({"I13", "I15", "I16", "I19", "I20", "I21", "I22", "I24"})
+NOT_JUDGED: Final = frozenset({"I13", "I15", "I16", "I19", "I20", "I22", "I24"})
 """Monitors that need what the compiled kernel does not show yet (docs/kernel.md)."""
 
 _INVALID = (1 << 64) - 1
@@ -46,13 +47,14 @@ class NativeView(KvmView):
 
     def _sp_table(self, sp: int) -> Table:
         kernel = self.kernel
-        name = self._table_name(sp)
+        name = self.table_name(sp)
         level, gfn = kernel.level(sp), kernel.value("kvm_mmu_page.gfn", sp)
         root = not kernel.value("kvm_mmu_page.ptep", sp)
         pfn = (kernel.value("kvm_mmu_page.spt", sp) - ARENA >> 12) + FIRST_PFN
         return Table(name, pfn, level, gfn, kernel.is_mirror(sp), root, self._root_name(sp))
 
-    def _table_name(self, sp: int) -> str:
+    def table_name(self, sp: int) -> str:
+        """How a struct kvm_mmu_page is called."""
         spt = self.kernel.value("kvm_mmu_page.spt", sp)
         return self.kernel.objects.cell(spt).name.partition("[")[0]
 
@@ -65,7 +67,7 @@ class NativeView(KvmView):
             if not above:
                 break
             sp = above
-        return self._table_name(sp)
+        return self.table_name(sp)
 
     def _at(self, sp: int, addr: int, value: int) -> Entry:
         table = self._sp_table(sp)
@@ -175,7 +177,7 @@ class NativeView(KvmView):
         return []  # as `vcpu_root`
 
     def table_pages(self) -> list[tuple[int, str, bool]]:
-        return []  # leaks are not looked for here (docs/kernel.md)
+        return table_pages(self)
 
     def vm_bugged(self) -> bool:
         return bool(self.kernel.value("kvm.vm_bugged"))

@@ -68,7 +68,12 @@ class AcceptedPageStays(Monitor):
         task = self.view.m.current.id
         cell = self.allowed.get(task)
         if cell is None:
-            cell = self.allowed[task] = Cell(self.view.m, f"I21 allowed {task}", ())
+            cell = self.allow(task, ())
+        return cell
+
+    def allow(self, task: int, ranges: tuple[tuple[int, int], ...]) -> Cell:
+        """What a task may remove until it says otherwise."""
+        cell = self.allowed[task] = Cell(self.view.m, f"I21 allowed {task}", ranges)
         return cell
 
     def on_may_remove(self, ranges: tuple[tuple[int, int], ...]) -> None:
