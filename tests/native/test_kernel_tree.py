@@ -7,8 +7,17 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+from septum.explore import Options
+from septum.native.build import build
+from septum.native.process import ImageProcess, Wanted
+from septum.native.program import NativeBuilt
+from septum.native.subject import search_whole
+from septum.scenarios.suite import find
 
 TREE = os.environ.get("SEPTUM_LINUX", "")
 pytestmark = [
@@ -38,3 +47,36 @@ def test_it_does_what_the_python_design_does() -> None:
     result = septum("diff", "-s", "fault-punch", "-s", "install-accept")
     assert result.returncode == 0, result.stdout
     assert "2 compared: 0 differ, 0 not complete" in result.stdout
+
+
+def _both(built: NativeBuilt) -> dict[str, Any]:
+    """In the image process: what each strategy finds, reaches, and settles in."""
+    program = built.program
+    engine = program.engine
+    assert engine is not None
+    program.warm_up()
+    out: dict[str, Any] = {}
+    settled: dict[str, Any] = {}
+    search_whole(built, Options())  # what Python runs itself, it settles itself: learn all answers
+    for strategy in ("stateful", "optimal"):
+        engine.settled.clear()
+        result = search_whole(built, Options(strategy))
+        out[strategy] = (result.complete, set(result.found), result.reached)
+        settled[strategy] = set(engine.settled)
+    return {**out, "settled": settled}
+
+
+@pytest.mark.parametrize(
+    "scenario", ["fault-punch", "install-accept", "install-zero-step", "vm-dies", "build-prefault"]
+)
+def test_states_and_traces_agree(scenario: str) -> None:
+    code = build(Path(TREE)).code
+    process = ImageProcess(Wanted(code, find(scenario)))
+    try:
+        answer = process.ask(_both)
+    finally:
+        process.close()
+    assert answer["stateful"] == answer["optimal"]
+    assert answer["optimal"][0]
+    settled = answer["settled"]
+    assert settled["stateful"] == settled["optimal"]

@@ -15,7 +15,7 @@ import mmap
 import re
 import signal
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -177,6 +177,7 @@ class Image:
         self.can = self.function("septum_can", 1)
         self.begin = self.function("septum_begin", 0)
         self._held_write = self.function("septum_held_write", 2)
+        self._used_entries = self.function("septum_used_entries", 3)
         self._looks: dict[str, Callable[[int], int]] = {}
         self.memory_hash = self.function("septum_memory_hash", 0)
         self._spawn = self.function("septum_spawn", 7)
@@ -323,10 +324,15 @@ class Image:
             self.answers.loaded(addr, 8, value)
         return value
 
-    @staticmethod
-    def page(addr: int) -> Sequence[int]:
-        """The 512 words of a page."""
-        return struct.unpack("<512Q", ctypes.string_at(addr, PAGE))
+    def entries(self, page: int, empty: int) -> list[tuple[int, int]]:
+        """The first entry of a page table, and those of the others that are neither 0 nor
+        ``empty``, with their indices."""
+        if self.answers is not None:
+            self.answers.unseen()
+        found = (ctypes.c_uint32 * 512)()
+        used = found[: self._used_entries(page, empty, ctypes.addressof(found))]
+        indices = used if used[:1] == [0] else [0, *used]
+        return [(n, ctypes.c_uint64.from_address(page + 8 * n).value) for n in indices]
 
     def is_shared(self, addr: int) -> bool:
         """The granule was found to be used by two tasks."""

@@ -126,11 +126,8 @@ class NativeView(KvmView):
         table = self._sp_table(sp)
         span = self.geometry.pages_per_level(table.level)
         children: list[int] = []
-        words, empty = kernel.image.page(page), kernel.nonpresent
-        # The first entry is always told, of the others those that are something.
-        used = [index for index, raw in enumerate(words) if (raw and raw != empty) or not index]
-        for index in used:
-            value = kernel.value_of(words[index])
+        for index, raw in kernel.image.entries(page, kernel.nonpresent):
+            value = kernel.value_of(raw)
             yield Entry(table, index, table.gfn + index * span, table.level, value)
             if is_shadow_present_pte(value) and not is_last_spte(value, table.level):
                 child = self._child(value)

@@ -111,6 +111,17 @@ const u8 *septum_pages_back(const u8 *from, u64 pages)
 	return from;
 }
 
+/* Which of a table's entries are neither 0 nor `empty`: their indices. */
+u64 septum_used_entries(u64 page, u64 empty, u32 *out)
+{
+	u64 *entry = (u64 *)page, n = 0;
+
+	for (u32 i = 0; i < 512; i++)
+		if (entry[i] && entry[i] != empty)
+			out[n++] = i;
+	return n;
+}
+
 /* --- identity ---------------------------------------------------------------------------------- */
 
 static u64 mix(u64 h)
