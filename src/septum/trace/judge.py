@@ -227,9 +227,13 @@ class Judge:
         index = gfn >> shifts[level - 1] & (tables.size - 1)
         if claimed is None:
             group = tables.groups.get(gfn >> shifts[level] << 16 | level << 8 | as_id)
-            # The usual case of ShadowTables.find(), without the call.
+            # The usual case of ShadowTables.find(), without the calls.
             table = group[0] if group is not None and len(group) == 1 else None
-            if table is None or table.epoch != tables.epoch or table.entries.get(index) != old:
+            if (
+                table is None
+                or table.epoch != tables.epoch
+                or table.entries.get(index, table.default) != old
+            ):
                 table = tables.find(as_id, gfn, level, old)
         else:
             table = claimed
@@ -237,7 +241,7 @@ class Judge:
         last = table.entries.get(index)
         listed = last is not None
         if last is None:
-            last = table.value(index)
+            last = table.value(index) if table.small else table.default
         if last == old:
             if listed or level > 1:
                 self._known_tasks.add(at.pid)

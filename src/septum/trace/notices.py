@@ -37,7 +37,8 @@ _TASKS: Final = 4096
 class Run:
     """Faults of a task on one page since its last one on another, or its last mapping."""
 
-    who: str
+    comm: str
+    pid: int
     gfn: int
     line: int
     begin: float
@@ -47,7 +48,7 @@ class Run:
     @property
     def text(self) -> str:
         took = 1000 * (self.end - self.begin)
-        where = f"{self.who} on gfn {self.gfn:x}"
+        where = f"{task_name(self.comm)}-{self.pid} on gfn {self.gfn:x}"
         return f"{where}, {self.count} times from line {self.line} on, {took:.1f} ms"
 
 
@@ -77,8 +78,7 @@ class Notices:
             self._end(run)
             if len(self._runs) >= _TASKS:
                 self._runs.clear()
-            who = f"{task_name(at.comm)}-{at.pid}"
-            self._runs[at.pid] = Run(who, gfn, at.line, at.time, at.time)
+            self._runs[at.pid] = Run(at.comm, at.pid, gfn, at.line, at.time, at.time)
             return
         run.count += 1
         run.end = at.time

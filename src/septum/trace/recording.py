@@ -12,7 +12,7 @@ from struct import Struct, error
 from typing import Final
 
 from septum.kvm.shadow import ShadowTables
-from septum.kvm.versions import EPT, KERNELS, KernelVersion
+from septum.kvm.versions import EPT, KERNELS, NPT, KernelVersion
 from septum.trace.dat import TraceDat
 from septum.trace.events import (
     PARSERS,
@@ -346,8 +346,9 @@ class Replay:
             self.judge.late(at, event, self._last_line.get(at.cpu, 0))
         else:
             self.judge.spte_changed(at, event)
-            if self.mirrors.watching:
-                self.mirrors.changed(at, event)
+            mirrors = self.mirrors
+            if mirrors.watching and (mirrors.seen or self.tables.format is not NPT):
+                mirrors.changed(at, event)
         self.stats.changed(at, event)
         if self.watch is not None:
             self.watch.changed(at, event)
