@@ -26,7 +26,8 @@ __all__ = ["command"]
 
 
 def _selftest(ce: Counterexample, again: Replay) -> str:
-    return selftest(ce, again, SCENARIOS.get(ce.scenario), operation_starts(ce))
+    starts = None if ce.kernel else operation_starts(ce)
+    return selftest(ce, again, SCENARIOS.get(ce.scenario), starts)
 
 
 _FORMATS: Final[dict[str, tuple[str, Callable[[Counterexample, Replay], str]]]] = {

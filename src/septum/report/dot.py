@@ -50,9 +50,9 @@ def trees_dot(ce: Counterexample, replay: Replay) -> str:
     """
     at = _broken_at(ce, replay)
     state = replay.states[max(n for n in replay.states if n <= at)]
-    if not state:
+    if "mirror" not in state:
         raise NoTrees(f"{ce.design} has no page tables to draw; try --format dot-order")
-    differs = {(level, gfn): problem for level, gfn, problem in state["differs"]}
+    differs = {(level, gfn): problem for level, gfn, problem in state.get("differs", ())}
     when = "after all tasks had finished" if ce.finding.task < 0 else f"after step {at}"
     label = "\n".join([f"{title(ce)}, {when}", *differs.values()])
     lines = [
@@ -60,7 +60,7 @@ def trees_dot(ce: Counterexample, replay: Replay) -> str:
         f"  label={_quoted(label)};",
         "  rankdir=LR;",
         *_mirror(state["mirror"], differs),
-        *_sept(state["sept"], differs, int(ce.params["bits"])),
+        *_sept(state["sept"], differs, 9 if ce.kernel else int(ce.params["bits"])),
     ]
     for table, level, gfn, _ in state["mirror"]:
         if (level, gfn) in differs:

@@ -363,10 +363,10 @@ def states_along(built: Recordable, policy: Policy) -> dict[int, Any]:
 
 
 def operation_starts(ce: Counterexample) -> dict[tuple[str, int], int]:
-    """(task, number of its operation) -> how many steps of all tasks precede its code."""
+    """(task, number of its operation) -> how many steps of all tasks precede its code, in a
+    counterexample of a design."""
     built = rebuild(ce)
     machine = built.machine
-    machine.retries_allowed = ce.retries
     starts: dict[tuple[str, int], int] = {}
 
     def listen(what: str, args: tuple[Any, ...]) -> None:

@@ -42,16 +42,23 @@ def selftest(
     ce: Counterexample,
     replay: Replay,
     story: Scenario | None,
-    starts: Mapping[tuple[str, int], int],
+    starts: Mapping[tuple[str, int], int] | None,
 ) -> str:
     """The whole file.
 
-    :param starts: `septum.scenarios.counterexample.operation_starts`.
+    :param starts: `septum.scenarios.counterexample.operation_starts`; None if it is not known,
+        which only matters where a task has several operations.
     :raises NoSelftest: what of the counterexample no selftest can do.
     """
     if story is None:
         raise NoSelftest(f"{ce.scenario} is no scenario of KVM: no selftest can run it")
     _possible(story)
+    if starts is None:
+        if any(len(task.ops) > 1 for task in story.tasks):
+            raise NoSelftest(
+                "of compiled code it is not known where a task's second operation begins"
+            )
+        starts = {(task.name, 0): 0 for task in story.tasks}
     operations = _operations(story, replay, starts)
     guest = bool(_programs(story))
     parts = {
