@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -25,6 +26,7 @@ from septum.report.dot import NoTrees, order_dot, trees_dot
 from septum.report.ktap import ktap
 from septum.scenarios.counterexample import load, replay
 from septum.scenarios.result import Counterexample, Replay
+from septum.tdx import sept
 
 ROOT = Path(__file__).parents[2]
 KUNIT = Path(os.environ.get("SEPTUM_LINUX") or "/nowhere") / "tools/testing/kunit"
@@ -198,6 +200,18 @@ def test_a_protocol_has_no_trees(example: tuple[Counterexample, Replay]) -> None
     bare = Replay(again.events, again.task_names, again.findings, states={-1: {}})
     with pytest.raises(NoTrees, match="dot-order"):
         trees_dot(ce, bare)
+
+
+def test_trees_of_compiled_code(example: tuple[Counterexample, Replay]) -> None:
+    """Its tables have 512 entries whatever the scenario's say, and nobody compared the trees."""
+    ce, again = example
+    state = {
+        "mirror": [("sp1", 2, 0x200, 0x8000000050800D07)],
+        "sept": [(3, 0, sept.non_leaf(0x1000)), (2, 0x200, sept.non_leaf(0x2000))],
+    }
+    compiled = Replay(again.events, again.task_names, again.findings, states={0: state})
+    text = trees_dot(replace(ce, kernel={"version": "7.3.4"}), compiled)
+    assert "  sept_3_0 -> sept_2_200;" in text and "gfn 200: table pfn 50800" in text
 
 
 def test_quotes_and_backslashes_stay_inside_their_strings() -> None:

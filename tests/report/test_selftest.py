@@ -133,6 +133,15 @@ def test_a_comment_cannot_be_left_early() -> None:
     assert head.count("*/") == 1
 
 
+def test_of_compiled_code_each_task_does_one_thing() -> None:
+    ce = report_samples.counterexample()
+    one = replace(STORY, tasks=tuple(replace(t, ops=t.ops[:1]) for t in STORY.tasks))
+    text = selftest(ce, report_samples.replayed(), one, None)
+    assert "prefault(3): steps 0 to 12." in text
+    with pytest.raises(NoSelftest, match="second operation"):
+        selftest(ce, report_samples.replayed(), STORY, None)
+
+
 def starting(**start: object) -> Scenario:
     return replace(STORY, start=Start(**start))  # type: ignore[arg-type]
 

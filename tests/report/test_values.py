@@ -15,7 +15,7 @@ from septum.report.fold import contended, rank_steps, shown_steps
 from septum.report.interleaving import describe, function_of
 from septum.report.layout import duration
 from septum.report.states import changes, table_names
-from septum.report.values import change, value
+from septum.report.values import change, spte_text, value
 from septum.tdx import sept
 
 TABLE = 0x8000000050800D07
@@ -44,6 +44,13 @@ TABLE = 0x8000000050800D07
 )
 def test_value(v: Any, obj: str, text: str) -> None:
     assert value(v, obj) == text
+
+
+def test_an_entry_of_the_last_level_is_a_leaf() -> None:
+    uncached = LEAF & ~(7 << 3)
+    assert spte_text(uncached) == "table pfn 100010"
+    assert spte_text(uncached, 1) == spte_text(LEAF, 1) == "leaf pfn 100010"
+    assert spte_text(TABLE, 2) == "table pfn 50800"
 
 
 def test_change() -> None:

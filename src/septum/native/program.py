@@ -11,9 +11,10 @@ from typing import Any
 
 from septum.explore import Options, SearchResult
 from septum.explore.program import KeepsStates
-from septum.kvm.monitors import Monitors
+from septum.kvm.monitors import Monitors, mirror_matches
 from septum.kvm.monitors.private import AcceptedPageStays
 from septum.kvm.seamcall import Injection
+from septum.kvm.spte import is_frozen_spte
 from septum.machine import Decision, Execution, Finding, Halt, Limits, Machine, Policy, Task
 from septum.machine.dependency import Footprint
 from septum.machine.events import CONTINUE, DEFAULT_LIMITS
@@ -203,13 +204,16 @@ class NativeBuilt:
         return f"{name} -> {result.event or status.decode(result.rax)}"
 
     def snapshot(self) -> Mapping[str, Any]:
-        """Both trees as they are now."""
-        mirror = [
-            (e.table.name, e.level, e.gfn, e.value)
-            for e in self.view.entries()
-            if e.table.is_mirror
-        ]
-        return {"mirror": mirror, "sept": self.view.sept_entries()}
+        """Both trees as they are now, and where they disagree (``differs``)."""
+        entries = [e for e in self.view.entries() if e.table.is_mirror]
+        settled = [e for e in entries if not is_frozen_spte(e.value)]
+        judged = settled if self.view.keys_configured() else []
+        problems = [(e.level, e.gfn, mirror_matches(self.view, e)) for e in judged]
+        return {
+            "mirror": [(e.table.name, e.level, e.gfn, e.value) for e in entries],
+            "sept": self.view.sept_entries(),
+            "differs": [problem for problem in problems if problem[2]],
+        }
 
 
 def build_native(

@@ -83,7 +83,7 @@ def _mirror(
     for table, rows in tables.items():
         cells = [f"<TR><TD><B>{escape(table)}</B>, level {rows[0][0]}</TD></TR>"]
         for level, gfn, spte in rows:
-            text = spte_text(spte)
+            text = spte_text(spte, level)
             color = _DIFFERS if (level, gfn) in differs else _FROZEN if text == "FROZEN" else ""
             cells.append(
                 f'<TR><TD PORT="{_port(gfn)}" ALIGN="LEFT"'
@@ -96,7 +96,7 @@ def _mirror(
         )
         for level, gfn, spte in rows:
             child = first.get((level - 1, gfn))
-            if child is not None and spte_text(spte).startswith("table"):
+            if child is not None and spte_text(spte, level).startswith("table"):
                 yield f"    {_quoted(table)}:{_port(gfn)} -> {_quoted(child)};"
     yield "  }"
 

@@ -23,7 +23,7 @@ def entries(state: Mapping[str, Any]) -> dict[str, str]:
     """Every entry of both trees by a name that says where it is."""
     out = {}
     for table, level, gfn, spte in state.get("mirror", ()):
-        out[f"mirror level {level} gfn {gfn:x} ({table})"] = spte_text(spte)
+        out[f"mirror level {level} gfn {gfn:x} ({table})"] = spte_text(spte, level)
     for level, gfn, raw in state.get("sept", ()):
         out[f"S-EPT level {level} gfn {gfn:x}"] = sept.show(raw)
     return out

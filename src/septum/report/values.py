@@ -12,6 +12,7 @@ from typing import Any
 
 from septum.kvm.spte import (
     FROZEN_SPTE,
+    PG_LEVEL_4K,
     PT_PAGE_SIZE_MASK,
     SHADOW_NONPRESENT_VALUE,
     VMX_EPT_RWX_MASK,
@@ -29,8 +30,12 @@ _SEPT = re.compile(r"s-?ept", re.IGNORECASE)
 _LARGEST_COUNTER = 1 << 20
 
 
-def spte_text(spte: int) -> str:
-    """``FROZEN``, ``NONPRESENT``, ``leaf pfn 100010``, ``2M leaf pfn ...``, ``table pfn ...``."""
+def spte_text(spte: int, level: int = 0) -> str:
+    """``FROZEN``, ``NONPRESENT``, ``leaf pfn 100010``, ``huge leaf pfn ...``, ``table pfn ...``.
+
+    :param level: KVM's level of the entry; 0: not known, it is told by the memory type, which
+        is 0 (uncached) in leafs of some hosts.
+    """
     if spte == FROZEN_SPTE:
         return "FROZEN"
     if spte == SHADOW_NONPRESENT_VALUE:
@@ -38,7 +43,7 @@ def spte_text(spte: int) -> str:
     if not is_shadow_present_pte(spte):
         return f"non-present {spte:#x}"
     pfn = f"pfn {spte_to_pfn(spte):x}"
-    if not spte & (_MEMORY_TYPE | PT_PAGE_SIZE_MASK):
+    if level != PG_LEVEL_4K and not spte & (_MEMORY_TYPE | PT_PAGE_SIZE_MASK):
         return f"table {pfn}"
     huge = "huge " if spte & PT_PAGE_SIZE_MASK else ""
     if not spte & VMX_EPT_RWX_MASK:

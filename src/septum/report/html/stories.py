@@ -37,7 +37,7 @@ def state_map(state: Mapping[str, Any]) -> dict[str, str]:
     out: dict[str, str] = {}
     for tree in ("mirror", "direct"):
         for _, level, gfn, spte in state.get(tree, ()):
-            key, text = f"{tree}|{level}|{gfn:x}", spte_text(spte)
+            key, text = f"{tree}|{level}|{gfn:x}", spte_text(spte, level)
             if tree == "direct" and text == "NONPRESENT":
                 continue
             old = out.get(key)
