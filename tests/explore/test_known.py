@@ -19,7 +19,7 @@ from septum.scenarios.build import build
 
 
 def facts(events: list[Event]) -> str:
-    fields = [slot for slot in Event.__slots__ if slot not in ("where", "stack")]
+    fields = [slot for slot in Event.__slots__ if slot not in ("where", "stack", "foot")]
     return re.sub(
         r" at 0x\w+", "", repr([[getattr(e, f) for f in fields if f != "index"] for e in events])
     )

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import perf_counter
+from typing import Final
 
 from mypy_extensions import mypyc_attr
 
@@ -142,7 +143,8 @@ class Explorer:
         events = execution.events
         new = steps_of(events, analysis.steps)
         begin = analysis.steps[-1].end if analysis.steps else 0
-        self.path = [*self.path[:begin], *[Decision(e.task, e.choice) for e in events[begin:]]]
+        self.path = self.path[:begin]
+        self.path += [_decision(e.task, e.choice) for e in events[begin:]]
         self._as_planned(new)
         races: list[tuple[int, int]] = []
         for depth, step in enumerate(new, base):
@@ -440,6 +442,18 @@ class Explorer:
     def _position(self, depth: int) -> int:
         steps = self.analysis.steps
         return steps[depth].at if depth < len(steps) else len(self.path)
+
+
+_DECISIONS: Final[dict[tuple[int, int], Decision]] = {}
+
+
+def _decision(task: int, choice: int) -> Decision:
+    """One object for equal decisions: there are few, and many steps."""
+    key = (task, choice)
+    known = _DECISIONS.get(key)
+    if known is None:
+        known = _DECISIONS[key] = Decision(task, choice)
+    return known
 
 
 def _hand_down(level: Level) -> list[Wakeup]:

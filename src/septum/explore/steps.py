@@ -69,7 +69,7 @@ class Step:
         self.could = event.could
         self.choices: tuple[tuple[int, int], ...] = ()
         self.cuts: tuple[int, ...] = ()
-        self._foot: Footprint | None = None
+        self._foot: Footprint | None = event.foot
 
     @property
     def foot(self) -> Footprint:
@@ -118,6 +118,7 @@ def steps_of(events: Sequence[Event], before: Sequence[Step] = ()) -> list[Step]
             step = steps[-1]
             step.cuts += (len(step.acc),)
             step.acc = step.acc + event.acc
+            step._foot = None
             step.choices += ((event.choice, len(event.options)),)
             step.end = at + 1
         else:

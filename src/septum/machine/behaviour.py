@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from septum.machine.dependency import Access
+from septum.machine.dependency import Access, footprint
 from septum.machine.events import Event
 
 __all__ = [
@@ -75,10 +75,11 @@ class Op:
 class Over:
     """What is known of an event when it is over."""
 
-    __slots__ = ("acc", "label", "left", "op", "seen", "shown")
+    __slots__ = ("acc", "foot", "label", "left", "op", "seen", "shown")
 
     def __init__(self, event: Event, shown: bool) -> None:
         self.acc: list[Access] = event.acc
+        self.foot = footprint(event.acc)
         self.op = event.op
         self.label = event.label
         self.seen = event.seen

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from mypy_extensions import mypyc_attr
 
-from septum.machine.dependency import Access
+from septum.machine.dependency import Access, Footprint
 
 __all__ = [
     "CONTINUE",
@@ -75,6 +75,7 @@ class Event:
         "choice",
         "could",
         "enabled",
+        "foot",
         "index",
         "label",
         "left",
@@ -103,6 +104,7 @@ class Event:
         self.off = -1
         self.could: frozenset[int] | None = None
         self.enabled: tuple[int, ...] = ()
+        self.foot: Footprint | None = None  # of `acc`, where it is known already
         self.label = ""
         self.where: tuple[str, str, int] | None = None
         self.stack: tuple[str, ...] = ()

@@ -467,6 +467,7 @@ class Memory:
 
 def _finish(event: Event, over: Over) -> None:
     event.acc = over.acc
+    event.foot = over.foot
     event.op = over.op
     event.label = over.label
     if not over.shown:
