@@ -30,7 +30,8 @@ def everything(program: MachineProgram, most: int = 0) -> list[Any]:
     seen: list[Any] = []
 
     def note(e: Execution) -> None:
-        seen.append((e.status, facts(e.events), facts(e.pending), list(e.findings)))
+        findings = [(f, f.place) for f in e.findings]
+        seen.append((e.status, facts(e.events), facts(e.pending), findings))
 
     result = search(program, Options(max_executions=most), on_execution=note)
     return [*seen, result.blocked, result.folded, result.reached]

@@ -69,7 +69,7 @@ class Op:
         self.shown = False
         self.change: Change | None = None
         self.to: dict[int, int] = {}
-        self.text: tuple[str, str, str] = ("", "", "")
+        self.text: tuple[str, ...] = ()
 
 
 class Over:

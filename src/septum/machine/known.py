@@ -19,6 +19,7 @@ Since nothing here has a stack, an execution begins where it parts from the last
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from septum.machine.behaviour import (
@@ -168,12 +169,12 @@ class Memory:
         else:
             self.folded += 1
 
-    def _report(self, text: tuple[str, str, str], task: int) -> None:
-        rule, message, obj = text
+    def _report(self, text: tuple[str, ...], task: int) -> None:
+        rule, message, obj, place = text
         for f in self.findings:
             if f.rule == rule and f.message == message:
                 return
-        self.findings.append(Finding(rule, message, len(self.log) - 1, task, obj))
+        self.findings.append(Finding(rule, message, len(self.log) - 1, task, obj, -1, place))
 
     def _follow(
         self, node: Node | None, task: int, event: Event | None, prefix: Sequence[Decision]
@@ -347,7 +348,7 @@ class Memory:
             if known is None:
                 return None
             at = len(self.log) - 1
-            findings += [Finding(f.rule, f.message, at, f.task, f.obj) for f in known[0]]
+            findings += [replace(f, step=at) for f in known[0]]
             reached.update(known[1])
         return Execution(list(self.log), status, findings, pending, "", None, frozenset(reached))
 
@@ -375,9 +376,7 @@ class Memory:
         for n, (one, other) in enumerate(zip(known.events, execution.events, strict=False)):
             if _facts(one) != _facts(other):
                 raise MachineError(f"step {n}, {other}, was {one} before: {DISCIPLINE}")
-        same = [(f.rule, f.message, f.step, f.task) for f in known.findings] == [
-            (f.rule, f.message, f.step, f.task) for f in execution.findings
-        ]
+        same = [(f, f.place) for f in known.findings] == [(f, f.place) for f in execution.findings]
         pending = [_facts(e) for e in known.pending] == [_facts(e) for e in execution.pending]
         if not same or not pending or known.status != execution.status:
             raise MachineError(f"an execution ended otherwise than before: {DISCIPLINE}")

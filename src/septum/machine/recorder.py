@@ -114,22 +114,23 @@ class Recorder:
         self.shown = self.shown or shown
         self._put(op)
 
-    def note(self, code: int, rule: str, message: str = "", obj: str = "") -> None:
-        """A finding, or what was reached."""
+    def _note(self, code: int, *text: str) -> None:
         self._flush()
         op = Op(code, -1)
-        op.text = (rule, message, obj)
+        op.text = text
         self._put(op)
 
-    def report(self, rule: str, message: str, obj: str) -> None:
-        self.note(REPORT, rule, message, obj)
+    def report(self, rule: str, message: str, obj: str, place: str) -> None:
+        """A finding."""
+        self._note(REPORT, rule, message, obj, place)
 
     def reach(self, what: str) -> None:
-        self.note(REACH, what)
+        """What a scenario says must occur."""
+        self._note(REACH, what)
 
     def fold(self) -> None:
         """A retry was folded."""
-        self.note(FOLD, "")
+        self._note(FOLD)
 
     # --- looks -------------------------------------------------------------------------
 
