@@ -179,7 +179,7 @@ class Image:
         self._held_write = self.function("septum_held_write", 2)
         self._used_entries = self.function("septum_used_entries", 3)
         self._looks: dict[str, Callable[[int], int]] = {}
-        self.memory_hash = self.function("septum_memory_hash", 0)
+        self.memory_hash = self.function("septum_settled_hash", 0)
         self._spawn = self.function("septum_spawn", 7)
         self._save = self.function("septum_save", 0)
         self._restore = self.function("septum_restore", 0)

@@ -174,7 +174,8 @@ class Kernel:
         return (page - VMEMMAP) // 64 << 12
 
     def memory_hash(self) -> int:
-        """A hash of how the kernel's memory differs from the start state."""
+        """A hash of how the kernel's memory, and what is allocated of it, differs from the
+        start state."""
         return self.image.memory_hash()
 
     def leave(self, cpu: int) -> None:

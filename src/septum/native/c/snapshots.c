@@ -157,6 +157,17 @@ static u64 grace_hash(const struct block *b, u64 at)
 	return sum;
 }
 
+/* Of a state in which all tasks have finished: memory, and what was given back. */
+u64 septum_settled_hash(void)
+{
+	u64 sum = septum_memory_hash();
+
+	for (u64 n = 0; n < septum_blocks_used; n++)
+		if (septum_blocks[n].state != LIVE)
+			sum += two(septum_blocks[n].addr, septum_blocks[n].state);
+	return sum;
+}
+
 u64 septum_state_hash(void)
 {
 	u64 sum = septum_memory_hash() + two(septum_state, 0x57a7e), n;
