@@ -7,12 +7,13 @@ import csv
 import json
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 from trace_rig import DATA, EMPTY, FROZEN, Writer, leaf, run, table
 
-from septum.cli import main
+from septum.cli import main, replaying
 from septum.report.plots import _rates, heat_map, line_chart, replay_plots
 from septum.report.replay_more import comparison_lines
 from septum.report.replay_text import WIDTH
@@ -167,6 +168,34 @@ def test_jobs_do_not_change_the_result() -> None:
     one = json.loads(septum("--format", "json", *files).output)
     two = json.loads(septum("--format", "json", "--jobs", "2", *files).output)
     assert one == two
+
+
+def test_ctrl_c_keeps_the_recordings_that_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(waiting: set[Any], **_: Any) -> tuple[set[Any], set[Any]]:
+        first = min(waiting, key=id)
+        first.result()
+        if len(waiting) == 1:
+            raise KeyboardInterrupt
+        return {first}, waiting - {first}
+
+    monkeypatch.setattr(replaying, "wait", interrupted)
+    result = septum("--jobs", "2", str(BEGIN), str(DIRTYLOG))
+    assert result.exit_code == 130
+    assert "interrupted: 1 of 2 replayed" in result.output
+    assert result.output.count("Findings: none") == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "words"),
+    [
+        ([BEGIN, "/nowhere"], 2, "/nowhere: No such file or directory"),
+        ([BEGIN, "-"], 2, "stdin (-) cannot be read in a worker"),
+    ],
+)
+def test_what_a_worker_cannot_read(args: list[str | Path], status: int, words: str) -> None:
+    result = septum("--jobs", "2", *args)
+    assert result.exit_code == status
+    assert words in result.output
 
 
 def test_plots_are_svg_with_names() -> None:

@@ -4,24 +4,22 @@
 from __future__ import annotations
 
 import re
-import sys
-import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 import click
 
 from septum.cli.options import format_option, html_option, write_html
+from septum.cli.replaying import Interrupted, one_progress, replay_all
 from septum.report.documents import dump, replay_document, replay_look_document, replay_status
 from septum.report.replay_more import comparison_lines, history_lines
 from septum.report.replay_page import replay_page
 from septum.report.replay_text import replay_lines
 from septum.trace import ReplayResult, replay
 from septum.trace.export import exporter
-from septum.trace.replay import RELEASES, Progress, follow
+from septum.trace.replay import RELEASES, follow
 from septum.trace.watch import Row, Watch, tree_lines
 
 __all__ = ["command"]
@@ -89,33 +87,47 @@ def command(
     elif export is not None:
         results = _exported(files[0], kernel, export)
     else:
-        results = _results(files, kernel, jobs)
+        try:
+            results = _results(files, kernel, jobs)
+        except Interrupted as stop:
+            results = stop.results
+            click.echo(f"septum: interrupted: {len(results)} of {len(files)} replayed", err=True)
+            _show(results, form)
+            ctx.exit(130)
     _tell_cuts(results)
     if against is not None:
         other = replay(against, kernel=kernel)
         click.echo("\n".join(comparison_lines(results[0], other)))
-    elif form == "json":
-        click.echo(dump(replay_document(results)), nl=False)
     else:
-        click.echo("\n\n".join("\n".join(replay_lines(result)) for result in results))
+        _show(results, form)
     ctx.exit(replay_status(results))
 
 
+def _show(results: Sequence[ReplayResult], form: str) -> None:
+    if form == "json":
+        click.echo(dump(replay_document(results)), nl=False)
+    else:
+        click.echo("\n\n".join("\n".join(replay_lines(result)) for result in results))
+
+
 def _results(files: Sequence[str], kernel: str | None, jobs: int) -> list[ReplayResult]:
-    if jobs == 1 or len(files) == 1:
-        return [replay(file, kernel=kernel, progress=_progress(file)) for file in files]
-    with ProcessPoolExecutor(min(jobs, len(files))) as pool:
-        return list(pool.map(_one, files, [kernel] * len(files)))
-
-
-def _one(file: str, kernel: str | None) -> ReplayResult:
-    return replay(file, kernel=kernel)
+    if jobs > 1 and len(files) > 1:
+        if "-" in files:
+            raise click.UsageError("--jobs: stdin (-) cannot be read in a worker; give it alone")
+        return replay_all(files, kernel, jobs)
+    results: list[ReplayResult] = []
+    try:
+        for file in files:
+            results.append(replay(file, kernel=kernel, progress=one_progress(file)))
+    except KeyboardInterrupt:
+        raise Interrupted(results) from None
+    return results
 
 
 def _exported(file: str, kernel: str | None, export: Path) -> list[ReplayResult]:
     with ExitStack() as stack:
         sink = stack.enter_context(exporter(export))
-        run = follow(file, kernel=kernel, watch=Watch(sink=sink), progress=_progress(file))
+        run = follow(file, kernel=kernel, watch=Watch(sink=sink), progress=one_progress(file))
     return [run.result]
 
 
@@ -136,7 +148,7 @@ def _with_changes(
                     sink(row)
 
             watch = Watch(sink=keep)
-            run = follow(file, kernel=kernel, watch=watch, progress=_progress(file))
+            run = follow(file, kernel=kernel, watch=watch, progress=one_progress(file))
             results.append(run.result)
             changes.append(list(rows))
     return results, changes
@@ -147,7 +159,7 @@ def _look(file: str, kernel: str | None, gfn: int | None, at: str | None, *, as_
     watch = Watch(gfn=gfn)
     if at is not None:
         watch.line, watch.time = _moment(at)
-    run = follow(file, kernel=kernel, watch=watch, progress=_progress(file))
+    run = follow(file, kernel=kernel, watch=watch, progress=one_progress(file))
     if as_json:
         trees = None if at is None else tree_lines(run.tables, gfn)
         history = None if gfn is None else watch.history
@@ -175,25 +187,3 @@ def _tell_cuts(results: Sequence[ReplayResult]) -> None:
     for result in results:
         if result.cut is not None:
             click.echo(f"septum: {result.file}: {result.cut}; replayed up to there", err=True)
-
-
-def _progress(file: str) -> Progress | None:
-    """How far, and how long still, on stderr if someone looks at it."""
-    if file == "-" or not sys.stderr.isatty():
-        return None
-    try:
-        size = Path(file).stat().st_size
-    except OSError:
-        return None
-    begin, last = time.monotonic(), 0.0
-
-    def tell(taken: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last < 0.5 or not size or not taken:
-            return
-        last = now
-        left = (now - begin) * (size - taken) / taken
-        click.echo(f"\r{file}: {100 * taken // size} %, {left:.0f} s left ", nl=False, err=True)
-
-    return tell
