@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,8 +14,11 @@ from click.testing import CliRunner
 
 from septum.cli import main
 from septum.machine.geometry import Geometry
+from septum.native.build import build, find_built, own_digest
 from septum.native.diff import operation_scenarios
 from septum.native.errors import BuildError
+from septum.native.kbuild import Kbuild
+from septum.native.link import _run
 from septum.native.operations import EVERYTHING, bind, real_end, real_gfn, removals, unsupported
 from septum.native.stubs import assembler, rename_table
 from septum.native.tree import check_tools, read_tree
@@ -126,3 +133,110 @@ def test_stubs() -> None:
     assert "nr_things: .skip 4096" in text
     assert '"put_pid"' not in text  # quiet: no report
     assert rename_table(["septum_m_kfree", "septum_cpu"]) == {"septum_m_kfree": "kfree"}
+
+
+# --- builds that fail ------------------------------------------------------------------------
+
+
+def good_tree(at: Path) -> Path:
+    return make_tree(at, *KERNEL, *TDX, OPS)
+
+
+def test_a_file_is_no_tree(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BuildError, match="not a directory: give the top"):
+        read_tree(tmp_path / "file")
+
+
+COMPILER = """\
+  CC      arch/x86/kvm/mmu/tdp_mmu.o
+{tree}/arch/x86/kvm/mmu/tdp_mmu.c: In function 'f':
+{tree}/arch/x86/kvm/mmu/tdp_mmu.c:655:3: error: expected ';' before 'return'
+  655 |   return 0
+      |   ^~~~~~
+make[3]: *** [scripts/Makefile.build:287: arch/x86/kvm/mmu/tdp_mmu.o] Error 1
+"""
+
+
+def test_a_patch_that_does_not_compile_gives_the_compilers_own_message(tmp_path: Path) -> None:
+    tree = read_tree(good_tree(tmp_path))
+    build = Kbuild(tree, tmp_path / "o", lambda _: None)
+    said = build._failure("compile", COMPILER.format(tree=tree.path).splitlines(keepends=True))
+    assert said.splitlines()[:3] == [
+        f"{tree.path}: compile failed:",
+        "arch/x86/kvm/mmu/tdp_mmu.c:655:3: error: expected ';' before 'return'",
+        "  655 |   return 0",
+    ]
+
+
+@pytest.mark.parametrize("words", ["No space left on device", "Disk quota exceeded"])
+def test_the_disk_is_full(tmp_path: Path, words: str) -> None:
+    tree = read_tree(good_tree(tmp_path / "tree"))
+    build = Kbuild(tree, tmp_path / "o", lambda _: None)
+    full = "the disk is full; a build needs about 150 MB"
+    assert full in build._failure("compile", [f"cc1: error: tdp_mmu.o: {words}\n"])
+    tool = tmp_path / "tool"
+    tool.write_text(f"#!/bin/sh\necho ld: final link failed: {words} >&2; exit 1\n")
+    tool.chmod(0o755)
+    with pytest.raises(BuildError, match=full):
+        _run([str(tool), "-o", str(tmp_path / "image.elf")])
+
+
+def test_a_full_cache_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(self: Kbuild, *, compiled: bool) -> list[Path]:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Kbuild, "run", run)
+    monkeypatch.setattr("septum.native.build.check_tools", lambda: None)
+    with pytest.raises(BuildError, match="No space left on device: free some space"):
+        build(good_tree(tmp_path / "tree"), cache=tmp_path / "cache")
+
+
+def test_clean_leaves_a_build_that_could_not_be_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = good_tree(tmp_path / "tree")
+    name = hashlib.sha256(str(tree.resolve()).encode()).hexdigest()[:12]
+    kept = tmp_path / "cache" / f"7.3.4-rc1-{name}" / "image"
+    kept.mkdir(parents=True)
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(BuildError, match="missing build tools"):
+        build(tree, cache=tmp_path / "cache", clean=True)
+    assert kept.exists()
+
+
+def test_a_tree_with_an_in_tree_build_is_linked_to_without_what_was_generated(
+    tmp_path: Path,
+) -> None:
+    at = good_tree(tmp_path / "tree")
+    made = (".config", "include/config/KVM", "arch/x86/include/generated/asm/x.h")
+    for name in made:
+        (at / name).parent.mkdir(parents=True, exist_ok=True)
+        (at / name).write_text("made by a build")
+    tree = read_tree(at)
+    assert tree.dirty
+    farm = Kbuild(tree, tmp_path / "o", lambda _: None)._farm()
+    assert (farm / TDX[0]).is_symlink()
+    assert not any((farm / name).exists() for name in made)
+    assert all((at / name).read_text() == "made by a build" for name in made)
+
+
+def test_an_image_is_found_by_what_its_tree_held(tmp_path: Path) -> None:
+    home = tmp_path / "7.3.4-abc"
+    (home / "image").mkdir(parents=True)
+    (home / "image" / "image.elf").write_text("")
+    record = {"tree": "c0ffee", "septum": own_digest(), "path": "/linux", "version": "7.3.4"}
+    (home / "built.json").write_text(json.dumps(record))
+    found = find_built("c0ffee", cache=tmp_path)
+    assert found is not None
+    assert (found.name, found.source) == ("linux-7.3.4", Path("/linux"))
+    assert find_built("decaf", cache=tmp_path) is None
+    (home / "built.json").write_text(json.dumps(record | {"septum": "another"}))
+    assert find_built("c0ffee", cache=tmp_path) is None
+
+
+def test_content_does_not_depend_on_where_a_tree_lies(tmp_path: Path) -> None:
+    one, other = good_tree(tmp_path / "one"), good_tree(tmp_path / "other")
+    assert read_tree(one).digest() == read_tree(other).digest()
+    (other / OPS).write_text("set_external_spte /* edited */")
+    assert read_tree(one).digest() != read_tree(other).digest()

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -16,7 +18,7 @@ from septum.native.code import Code
 from septum.native.errors import BuildError
 from septum.native.kbuild import CODE, Kbuild
 from septum.native.link import link
-from septum.native.tree import check_tools, read_tree
+from septum.native.tree import Tree, check_tools, read_tree
 
 __all__ = ["Built", "build", "default_cache", "find_built", "own_digest"]
 
@@ -64,6 +66,7 @@ def build(
     name = hashlib.sha256(str(tree.path).encode()).hexdigest()[:12]
     home = (cache or default_cache()) / f"{tree.version}-{name}"
     if clean and home.exists():
+        check_tools()  # or there would be nothing left to run
         shutil.rmtree(home)
     record = home / "built.json"
     image = home / "image" / "image.elf"
@@ -74,22 +77,48 @@ def build(
         return Built(code, {})
     check_tools()
     try:
-        if known.get("fragment") != (fragment := _fragment()) and (home / "o").exists():
-            shutil.rmtree(home / "o")
-        work = Kbuild(tree, home / "o", progress)
-        objects = work.run(compiled=known.get("compiled") == key["tree"])
-        record.write_text(json.dumps({"fragment": fragment, "compiled": key["tree"]}))
-        progress("link")
-        begun = perf_counter()
-        image = link(work, objects, home / "image")
-        work.seconds["link"] = perf_counter() - begun
-        about = {"path": str(tree.path), "version": tree.version, "fragment": fragment}
-        record.write_text(json.dumps({**key, **about, "compiled": key["tree"]}))
+        home.mkdir(parents=True, exist_ok=True)
+        with _alone(home, progress):
+            return Built(code, _make(tree, home, key, progress))
     except OSError as error:
         raise BuildError(
             f"{home}: {error.strerror}: free some space or set XDG_CACHE_HOME"
         ) from None
-    return Built(code, work.seconds)
+
+
+def _make(
+    tree: Tree, home: Path, key: Mapping[str, str], progress: Callable[[str], None]
+) -> dict[str, float]:
+    """Compile and link in ``home``; what each stage took."""
+    record, fragment = home / "built.json", _fragment()
+    known = _read(record)
+    image = home / "image" / "image.elf"
+    if image.exists() and all(known.get(k) == v for k, v in key.items()):
+        return {}  # somebody else has made it meanwhile
+    if known.get("fragment") != fragment and (home / "o").exists():
+        shutil.rmtree(home / "o")
+    work = Kbuild(tree, home / "o", progress)
+    objects = work.run(compiled=known.get("compiled") == key["tree"])
+    record.write_text(json.dumps({"fragment": fragment, "compiled": key["tree"]}))
+    progress("link")
+    begun = perf_counter()
+    link(work, objects, home / "image")
+    work.seconds["link"] = perf_counter() - begun
+    about = {"path": str(tree.path), "version": tree.version, "fragment": fragment}
+    record.write_text(json.dumps({**key, **about, "compiled": key["tree"]}))
+    return work.seconds
+
+
+@contextmanager
+def _alone(home: Path, progress: Callable[[str], None]) -> Iterator[None]:
+    """One process at a time builds there."""
+    with (home / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress("another process builds this tree: waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def find_built(content: str, *, cache: Path | None = None) -> Code | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Final
 
-from septum.native.errors import BuildError
+from septum.native.errors import BuildError, disk_full
 from septum.native.tree import Tree
 
 __all__ = ["CODE", "OBJECTS", "Kbuild", "Progress"]
@@ -120,7 +120,8 @@ class Kbuild:
             ["cp", "-as", str(self.tree.path), str(farm)], capture_output=True, text=True
         )
         if result.returncode:
-            raise BuildError(f"{farm}: {result.stderr.strip().splitlines()[-1]}")
+            said = result.stderr.strip().splitlines()[-1]
+            raise BuildError(disk_full(said, farm) or f"{farm}: {said}")
         for name in (".config", "include/config", "include/generated"):
             path = farm / name
             if path.is_dir() and not path.is_symlink():
@@ -155,8 +156,9 @@ class Kbuild:
 
     def _failure(self, what: str, output: Sequence[str]) -> str:
         text = "".join(output)
-        if "No space left on device" in text:
-            return f"{self.work}: the disk is full; a build needs about 150 MB"
+        full = disk_full(text, self.work)
+        if full:
+            return full
         errors = [
             i for i, line in enumerate(output) if re.search(r"(error|Error \d|\*\*\*):?", line)
         ]

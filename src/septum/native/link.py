@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from septum.native.errors import BuildError
+from septum.native.errors import BuildError, disk_full
 from septum.native.kbuild import CODE, Kbuild
 from septum.native.probes import probe
 from septum.native.stubs import assembler, rename_table
@@ -42,7 +42,8 @@ def _run(command: Sequence[str]) -> str:
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         lines = [s for s in result.stderr.splitlines() if "warning" not in s] or ["no message"]
-        raise BuildError(f"{command[0]} failed: {lines[0]}")
+        full = disk_full(result.stderr, Path(command[-1]).parent)
+        raise BuildError(full or f"{command[0]} failed: {lines[0]}")
     return result.stdout
 
 
@@ -93,6 +94,9 @@ def _glue(build: Kbuild, out: Path) -> list[Path]:
     for name, problem in zip(names, problems, strict=True):
         raw, final = out / f"{name}.raw.o", out / f"{name}.o"
         if problem:
+            full = disk_full(problem, out)
+            if full:
+                raise BuildError(full)
             first = next((s for s in problem.splitlines() if "error" in s), problem.splitlines()[0])
             raise BuildError(
                 f"{build.tree.path}: the glue does not fit Linux {build.tree.version}: {first}\n"

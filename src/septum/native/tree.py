@@ -75,6 +75,8 @@ def read_tree(path: Path) -> Tree:
 
     :raises BuildError: not a kernel tree, too old, or without TDX.
     """
+    if path.exists() and not path.is_dir():
+        raise BuildError(f"{path}: not a directory: give the top of a kernel source tree")
     if not path.is_dir():
         raise BuildError(f"{path}: no such directory: give the top of a kernel source tree")
     missing = [name for name in _NEEDS if not (path / name).exists()]
