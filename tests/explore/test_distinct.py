@@ -8,7 +8,7 @@ import pytest
 from septum.explore import MachineProgram, Options, search
 from septum.explore.distinct import kind_of
 from septum.explore.minimise import minimise
-from septum.machine import Event, Finding, Limits, Machine, Word
+from septum.machine import Finding, Limits, Machine, Word
 
 
 def two_places() -> MachineProgram:
@@ -67,5 +67,7 @@ def test_by_function_and_kind_of_object(strategy: str) -> None:
     ],
 )
 def test_numbers_do_not_tell_findings_apart(one: Finding, other: Finding, same: bool) -> None:
-    events = [Event(task, 0, "write", f"sp{task}[0]") for task in (0, 1)]
+    m = Machine()
+    entries = [Word(m, f"sp{task}[0]", 0) for task in (0, 1)]
+    events = m.run([("a", lambda: entries[0].write(1)), ("b", lambda: entries[1].write(1))]).events
     assert (kind_of(one, events) == kind_of(other, events)) == same
