@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from cli_rig import one_line_error, septum
 
-from septum.cli.running import Outcome, go_on, select_rows
+from septum.cli.running import Outcome, Places, go_on, select_rows
+from septum.explore import Options
+from septum.scenarios.check import check_many
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "page_cache.py"
 
@@ -75,3 +77,21 @@ def test_after_an_interrupt_the_rest_is_named_by_file() -> None:
     assert lines[0].startswith("Interrupted: 2 rows left")
     assert "page_cache.py" in "".join(lines[1:])
     assert "-s" not in "".join(lines[1:]).split()
+
+
+def test_after_an_interrupt_the_options_are_kept() -> None:
+    outcome = Outcome([], 0.0, [("v7.3", "fault-fault")])
+    lines = go_on(outcome, Places(options=["--deep", "-p", "bits=2"]))
+    assert lines[1:] == ["  septum check -d v7.3 -s fault-fault --deep -p bits=2"]
+
+
+def test_searches_in_one_piece_tell_what_they_have_found() -> None:
+    """So that Ctrl-C loses nothing."""
+    told: list[tuple[int, int]] = []
+    [(_, result)] = check_many(
+        [("v7.3", "fault-punch")],
+        options=Options("random", max_executions=300),
+        progress=lambda n, found: told.append((n, found.executions)),
+    )
+    assert result.executions == 300
+    assert told and all(n == 0 and 1 <= now <= 300 for n, now in told)

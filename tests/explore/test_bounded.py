@@ -65,7 +65,7 @@ def lost_update(preemptions: int) -> MachineProgram:
 def test_a_bound_that_leaves_something_out_is_said() -> None:
     none = search(lost_update(1), Options("bounded", bound=0))
     assert not none.found and not none.complete
-    assert none.bounds_hit == ["within 0 preemptions"]
+    assert none.bounds_hit == ["all schedules within 0 preemptions"]
     assert "I99" in search(lost_update(1), Options("bounded", bound=1)).found
 
 
@@ -83,8 +83,19 @@ def test_deepening_ends_when_nothing_is_left_out() -> None:
 def test_deepening_says_the_last_bound_that_was_finished() -> None:
     result = search(last_zero(3), Options("bounded", deep=True, max_executions=100))
     assert not result.complete
-    assert result.bounds_hit[0] == "within 0 preemptions"
-    assert "executions, not all of 1 preemption" in result.bounds_hit[1]
+    assert result.bounds_hit[0] == "all schedules within 0 preemptions"
+    assert "executions: not all within 1 preemption" in result.bounds_hit[1]
+
+
+def test_progress_of_deepening_counts_all_bounds() -> None:
+    told: list[tuple[int, list[str]]] = []
+    result = search(
+        readers(3),
+        Options("bounded", deep=True),
+        progress=lambda found: told.append((found.executions, found.bounds_hit)),
+    )
+    assert [now for now, _ in told] == list(range(1, result.executions + 1))
+    assert told[0][1] == [] and told[-1][1][0].startswith("all schedules within ")
 
 
 def test_pct_says_what_it_gives() -> None:

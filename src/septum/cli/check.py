@@ -52,7 +52,8 @@ def command(
     """
     output = Output.taken_from(search)
     options = explorer(**search)
-    places = Places(jobs, cluster, campaign, words_of(ctx))
+    rest = words_of(ctx, without=("positional", "designs", "scenarios"))[1:]
+    places = Places(jobs, cluster, campaign, words_of(ctx), rest)
     if near is not None:
         if positional or designs or scenarios or output.expected or campaign:
             raise click.UsageError("--from names design and scenario itself: give nothing else")

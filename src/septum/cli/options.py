@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -224,11 +224,16 @@ _SEARCH = (
 )
 
 
-def words_of(ctx: click.Context) -> list[str]:
-    """The command line as it was understood: words that give the same again."""
+def words_of(ctx: click.Context, without: Sequence[str] = ()) -> list[str]:
+    """The command line as it was understood: words that give the same again.
+
+    :param without: parameters to leave out.
+    """
     words = [str(ctx.command.name)]
     for param in ctx.command.params:
         name = str(param.name)
+        if name in without:
+            continue
         if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
             continue
         value = ctx.params[name]

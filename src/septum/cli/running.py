@@ -76,12 +76,14 @@ class Places:
     :ivar cluster: address of a Dask scheduler instead.
     :ivar campaign: directory of a campaign.
     :ivar words: the command line, to go on.
+    :ivar options: its options, without designs and scenarios.
     """
 
     jobs: int = 1
     cluster: str | None = None
     campaign: Path | None = None
     words: Sequence[str] = ()
+    options: Sequence[str] = ()
 
 
 HERE = Places()
@@ -235,16 +237,16 @@ def go_on(outcome: Outcome, places: Places = HERE) -> list[str]:
     groups: dict[tuple[str, ...], list[str]] = {}
     for design, scenarios in left.items():
         groups.setdefault(tuple(scenarios), []).append(design)
-    lines = [f"Interrupted: {rows} left (--campaign DIR keeps what was done).  To check them:"]
+    lines = [f"Interrupted: {rows} left (--campaign DIR keeps what was done).  To check again:"]
     if outcome.left == default_rows():
-        return [*lines, *command(["septum", "check"])]
+        return [*lines, *command(["septum", "check", *places.options])]
     if files:
-        lines += command(["septum", "check", *files])
+        lines += command(["septum", "check", *files, *places.options])
     for names, designs in groups.items():
         words = [word for design in designs for word in ("-d", design)]
         if list(names) != default_scenarios():
             words += [word for name in names for word in ("-s", name)]
-        lines += command(["septum", "check", *words])
+        lines += command(["septum", "check", *words, *places.options])
     return lines
 
 

@@ -121,6 +121,7 @@ def bounded(
             if on_execution is not None:
                 on_execution(execution)
             if progress is not None:
+                result.seconds = perf_counter() - begun
                 progress(result)
             search.branch(execution)
             if execution.status == "limit" and "steps per execution" not in result.bounds_hit:
@@ -137,9 +138,9 @@ def bounded(
         machine.history = None
         machine.state_hook = None
     if stopped:
-        result.bounds_hit.append(f"{stopped}, not all of {_within(bound)}")
+        result.bounds_hit.append(f"{stopped}: not all within {_within(bound)}")
     elif search.cut:
-        result.bounds_hit.append(f"within {_within(bound)}")
+        result.bounds_hit.append(_all(bound))
     result.complete = not result.bounds_hit
     result.seconds = perf_counter() - begun
     return result
@@ -159,6 +160,16 @@ def deepening(
     reached; ``max_executions`` counts those of all bounds together."""
     total = SearchResult("bounded")
     bound = 0
+
+    def so_far(result: SearchResult) -> None:
+        """What all bounds have found until now."""
+        assert progress is not None
+        both = SearchResult("bounded")
+        both.add(total)
+        both.add(result)
+        both.bounds_hit = [_all(bound - 1)] if bound else []
+        progress(both)
+
     while True:
         left = max_executions - total.executions if max_executions else 0
         result = bounded(
@@ -168,10 +179,10 @@ def deepening(
             max_executions=left,
             deadline=deadline,
             first=first,
-            progress=progress,
+            progress=so_far if progress is not None else None,
             on_execution=on_execution,
         )
-        ends = result.complete or result.bounds_hit != [f"within {_within(bound)}"]
+        ends = result.complete or result.bounds_hit != [_all(bound)]
         done = result.bounds_hit
         total.bounds_hit = []
         result.bounds_hit = []
@@ -179,11 +190,15 @@ def deepening(
         total.finals |= result.finals
         total.complete = not done
         if done and bound and ends:
-            done = [f"within {_within(bound - 1)}", *done]
+            done = [_all(bound - 1), *done]
         total.bounds_hit = done
         if ends or (max_executions and total.executions >= max_executions):
             return total
         bound += 1
+
+
+def _all(bound: int) -> str:
+    return f"all schedules within {_within(bound)}"
 
 
 def _within(bound: int) -> str:

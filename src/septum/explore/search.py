@@ -123,6 +123,14 @@ def _search(
         if on_execution is not None:
             on_execution(execution)
 
+    tell = progress
+
+    def told(found: SearchResult) -> None:
+        found.folded = folded
+        if tell is not None:
+            tell(found)
+
+    progress = told if tell is not None else None
     strategy = options.strategy
     if strategy == "optimal":
         result = optimal.explore(

@@ -10,8 +10,10 @@ from __future__ import annotations
 import pickle
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from time import perf_counter
 from typing import Any
 
 from septum.designs.registry import lookup
@@ -46,6 +48,7 @@ __all__ = [
     "explore_here",
     "forget",
     "judge",
+    "listening",
     "make",
     "primary",
     "unexplored",
@@ -63,6 +66,7 @@ INTERRUPTED = "interrupted"
 """The bound of a row that somebody stopped."""
 
 _KEPT = 4  # programs per thread
+_TELL_EVERY_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +147,7 @@ class _Kept(threading.local):
     def __init__(self) -> None:
         self.built: OrderedDict[Row, Built | BuiltProtocol] = OrderedDict()
         self.subjects: set[Subject] = set()
+        self.listen: Callable[[Row, SearchResult], None] | None = None
 
 
 _kept = _Kept()
@@ -224,7 +229,7 @@ def explore_here(
     """The same, of a program that stands."""
     options = row.options
     if not row.in_units:
-        return judge(row, built, search(built.program, options))
+        return judge(row, built, search(built.program, options, progress=_telling(row)))
     return explore_unit(
         built.program,
         branch,
@@ -233,6 +238,32 @@ def explore_here(
         retries=options.retries,
         first=options.first,
     )
+
+
+@contextmanager
+def listening(listen: Callable[[Row, SearchResult], None]) -> Iterator[None]:
+    """Hear now and then what searches in one piece have found, in this thread."""
+    _kept.listen = listen
+    try:
+        yield
+    finally:
+        _kept.listen = None
+
+
+def _telling(row: Row) -> Callable[[SearchResult], None] | None:
+    listen = _kept.listen
+    if listen is None:
+        return None
+    due = 0.0
+
+    def tell(found: SearchResult) -> None:
+        nonlocal due
+        now = perf_counter()
+        if now >= due:
+            due = now + _TELL_EVERY_S
+            listen(row, found)
+
+    return tell
 
 
 def conclude(row: Row, result: SearchResult) -> CheckResult:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,7 +19,7 @@ from septum.explore.frontier import Frontier
 from septum.explore.units import UnitResult
 from septum.scenarios.crew import Crew, here
 from septum.scenarios.result import CheckResult
-from septum.scenarios.rows import Row, conclude, explore, forget
+from septum.scenarios.rows import Row, conclude, explore, forget, listening
 from septum.scenarios.subject import Learned
 
 __all__ = ["Store", "WorkersLost", "run_rows"]
@@ -136,6 +137,11 @@ def run_rows(
     waiting = list(reversed(list(enumerate(rows))))
     active: list[_Search] = []
     losses = 0
+    hearing = ExitStack()
+    if alone and progress is not None:
+        at = {row: n for n, row in enumerate(rows)}
+        tell = progress
+        hearing.enter_context(listening(lambda row, found: tell(at[row], found)))
     try:
         while waiting or active:
             while sum(len(s.futures()) for s in active) < crew.ahead:
@@ -176,6 +182,7 @@ def run_rows(
                         if progress is not None:
                             progress(s.n, s.frontier.found)
     finally:
+        hearing.close()
         if alone:
             forget()
         for s in active:
