@@ -90,8 +90,8 @@ def test_deepening_says_the_last_bound_that_was_finished() -> None:
 def test_progress_of_deepening_counts_all_bounds() -> None:
     told: list[tuple[int, list[str]]] = []
     result = search(
-        readers(3),
-        Options("bounded", deep=True),
+        last_zero(3),
+        Options("bounded", deep=True, max_executions=100),
         progress=lambda found: told.append((found.executions, found.bounds_hit)),
     )
     assert [now for now, _ in told] == list(range(1, result.executions + 1))
