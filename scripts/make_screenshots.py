@@ -54,7 +54,7 @@ class Shot:
 
 
 SHOTS = (
-    Shot("report-light", 1280, 820),
+    Shot("report-light", 1280, 740),
     Shot("report-dark", 1280, 760, "dark"),
     Shot("report-phone", 390, 844, at=".controls"),
 )
