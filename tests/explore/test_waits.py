@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A wait for a word's value that others change inside larger steps.
+"""Waits for a word's value and for locks, where the other order takes more than one step.
 
-Such a change has no value of its own in the log; an explorer that overlooks it takes the
-wait for one that had to come later, and loses the other order.
+* A change of a word inside a larger step has no value of its own in the log; an explorer that
+  overlooks it takes the wait for one that had to come later, and loses the other order.
+* A sequence that is planned must be able to run: readers may keep a lock because their
+  releases depend on the very step that is to come later, and all of them must then come later.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
+
 import pytest
+from traces import trace_of
 
 from septum.explore import MachineProgram, Options, search
-from septum.machine import Machine, Word, wait_until
+from septum.machine import Machine, RWLock, Word, wait_until
 
 SENT = 1
 
@@ -45,3 +51,100 @@ def test_both_windows_may_end_the_wait(changed_in: str) -> None:
     reduced = search(kick(changed_in))
     assert reduced.complete and brute.complete
     assert set(reduced.found) == set(brute.found) == {"SEEN", "STUCK"}
+
+
+def merged_release() -> MachineProgram:
+    """One reader's release looks at what the other one did inside its section."""
+    m = Machine()
+    lock, x, y, z = RWLock(m, "L"), Word(m, "x", 0), Word(m, "y", 0), Word(m, "z", 0)
+
+    def one() -> None:
+        lock.read_lock()
+        lock.read_unlock()
+        x.peek()
+
+    def two() -> None:
+        lock.read_lock()
+        x.write(1)
+        y.write(1)
+        lock.read_unlock()
+
+    def writer() -> None:
+        lock.write_lock()
+        z.write(1)
+        lock.write_unlock()
+
+    return MachineProgram(m, [("one", one), ("two", two), ("writer", writer)])
+
+
+def readers_need_each_other() -> MachineProgram:
+    """Neither reader's section ends without the other's: the writer is before both or after."""
+    m = Machine()
+    lock, x, y = RWLock(m, "L"), Word(m, "x", 0), Word(m, "y", 0)
+
+    def one() -> None:
+        lock.read_lock()
+        wait_until(x, bool, "x")
+        y.write(1)
+        lock.read_unlock()
+
+    def two() -> None:
+        lock.read_lock()
+        x.write(1)
+        wait_until(y, bool, "y")
+        lock.read_unlock()
+
+    def writer() -> None:
+        lock.write_lock()
+        m.report("FIRST" if x.peek() == 0 else "LAST", "the writer")
+        lock.write_unlock()
+
+    return MachineProgram(m, [("one", one), ("two", two), ("writer", writer)])
+
+
+def readers_stay() -> MachineProgram:
+    """Both readers are stuck in their sections: the writer gets in before both or never."""
+    m = Machine()
+    lock, x = RWLock(m, "L"), Word(m, "x", 0)
+
+    def reader() -> None:
+        lock.read_lock()
+        wait_until(x, bool, "x")
+
+    def writer() -> None:
+        lock.write_lock()
+        m.report("FIRST", "the writer")
+        lock.write_unlock()
+
+    return MachineProgram(m, [("one", reader), ("two", reader), ("writer", writer)])
+
+
+def additions() -> MachineProgram:
+    """A sum that is right with some of the additions only: which ones is a trace each."""
+    m = Machine()
+    total = Word(m, "sum", 0)
+    bodies: list[tuple[str, Callable[[], None]]] = [
+        ("none or two", lambda: wait_until(total, lambda v: v in (0, 2), "sum"))
+    ]
+    return MachineProgram(m, [*((f"t{i}", lambda: total.add(1)) for i in range(3)), *bodies])
+
+
+@pytest.mark.parametrize(
+    ("make", "traces", "rules"),
+    [
+        (merged_release, 6, set()),
+        (readers_need_each_other, 2, {"FIRST", "LAST"}),
+        (readers_stay, 2, {"FIRST", "STUCK"}),
+        (additions, 5, {"STUCK"}),
+    ],
+)
+def test_every_order_that_can_be_and_no_other(
+    make: Callable[[], MachineProgram], traces: int, rules: set[str]
+) -> None:
+    every: set[object] = set()
+    brute = search(make(), Options("naive"), on_execution=lambda e: every.add(trace_of(e)))
+    seen: Counter[object] = Counter()
+    reduced = search(make(), on_execution=lambda e: seen.update([trace_of(e)]))
+    assert set(seen) == every and max(seen.values()) == 1 and reduced.blocked == 0
+    assert set(reduced.found) == set(brute.found) == rules
+    assert len(every) == traces

@@ -10,7 +10,7 @@ from __future__ import annotations
 from septum.machine import Event, Execution
 from septum.machine.dependency import COMMUTE, RELATION
 
-__all__ = ["trace_of"]
+__all__ = ["past_of", "trace_of"]
 
 Step = tuple[int, int, tuple[int, ...], tuple[tuple[str, int], ...]]  # task, number, options, acc
 
@@ -41,4 +41,17 @@ def trace_of(execution: Execution) -> frozenset[object]:
     return frozenset(
         (step, frozenset(s[:2] for s in steps[:i] if _ordered(s, step)))
         for i, step in enumerate(steps)
+    )
+
+
+def past_of(execution: Execution) -> frozenset[object]:
+    """The same of what the last step follows, and that step."""
+    steps = _steps(execution.events)
+    past = [steps.pop()]
+    for step in reversed(steps):
+        if any(_ordered(step, later) for later in past):
+            past.insert(0, step)
+    return frozenset(
+        (step, frozenset(s[:2] for s in past[:i] if _ordered(s, step)))
+        for i, step in enumerate(past)
     )

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from septum.explore.estimate import Guesses, progress, sequences
-from septum.explore.optimal import Level
+from septum.explore.optimal import Level, Out
 from septum.explore.result import Found, SearchResult
 from septum.explore.steps import Step
 from septum.explore.units import CLASSES as UNIT_CLASSES
@@ -65,7 +65,7 @@ class Node:
     parent: int
     path: list[Decision]
     steps: list[Step]
-    opens: list[list[tuple[int, tuple[int, ...] | None]]]
+    opens: list[list[tuple[Out, tuple[int, ...] | None]]]
     below: int = 1
     lent: bool = False
 
@@ -303,7 +303,7 @@ class Frontier:
                 left -= task.allowed
 
 
-def _copy(level: Level, opens: Iterable[tuple[int, tuple[int, ...] | None]]) -> Level:
+def _copy(level: Level, opens: Iterable[tuple[Out, tuple[int, ...] | None]]) -> Level:
     out = Level(dict(level.sleep), dict(level.held))
     out.todo = [bare(wakeup) for wakeup in level.todo]
     out.known = set(level.known)

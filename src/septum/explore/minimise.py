@@ -167,7 +167,7 @@ def deciding_race(
     analysis, all_races = analyse(steps, tasks)
     last = found.finding.step
     choices = _choices(execution.decisions, execution, tasks)
-    races = [(j, i) for j, i in all_races if steps[i].at <= last]
+    races = [(out[0], i) for out, i in all_races if steps[i].at <= last]
     for j, i in sorted(races, key=lambda r: (-r[1], -r[0])):
         mine = steps[j]
         order = [s.task for s in steps[:j]]

@@ -24,7 +24,7 @@ from mypy_extensions import mypyc_attr
 
 from septum.explore.outcomes import NondeterminismError, Outcomes
 from septum.explore.program import Program
-from septum.explore.races import Analysis
+from septum.explore.races import Analysis, Race
 from septum.explore.result import SearchResult
 from septum.explore.steps import Step, pending_step, picks_of, steps_of
 from septum.explore.wakeup import NO, WEAK, Key, Move, Wakeup, asleep, begins, initial
@@ -32,7 +32,10 @@ from septum.machine import Decision, Execution, Limits, Policy
 from septum.machine.dependency import Footprint, clash
 from septum.machine.events import CONTINUE
 
-__all__ = ["Explorer", "Level", "NondeterminismError", "explore"]
+__all__ = ["Explorer", "Level", "NondeterminismError", "Out", "explore"]
+
+
+Out = tuple[int, ...]  # steps that are to come later, first step first
 
 
 @mypyc_attr(serializable=True)
@@ -41,7 +44,7 @@ class Level:
 
     ``sleep``: steps from which everything was explored.  ``held``: steps that end in
     BUG().  ``todo``: sequences still to be explored, ``known`` what was ever put there.
-    ``open``: races (or choices) whose second step this is and that later executions may
+    ``open``: races (or choices) whose last step this is and that later executions may
     see otherwise; ``cut``: races of steps held here, with their clocks.  ``explored``:
     an execution went to its end below this level; ``fresh``: below the present step.
     ``done``: how many sequences are over, and
@@ -73,8 +76,8 @@ class Level:
         self.held = held
         self.todo: list[Wakeup] = []
         self.known: set[tuple[Key, ...]] = set()
-        self.open: list[tuple[int, tuple[int, ...] | None]] = []
-        self.cut: list[tuple[int, Step, list[int]]] = []
+        self.open: list[tuple[Out, tuple[int, ...] | None]] = []
+        self.cut: list[tuple[Out, Step, list[int]]] = []
         self.explored = False
         self.fresh = False
         self.done = 0
@@ -105,13 +108,13 @@ class Explorer:
         self.tasks = tasks
         self.levels: list[Level] = []
         self.analysis = Analysis(tasks)
-        # With two tasks nobody sleeps whom a third one's outcome could concern.
+        # With two tasks nobody sleeps whom a third one's outcome could concern, unless steps
+        # have options (`take` makes it then).
         self.outcomes = Outcomes(tasks) if tasks > 2 else None
         self.path: list[Decision] = []
         self._moves: list[Move | None] = []  # the steps, as parts of sequences
         self.floor = 0  # levels that others explore (septum.explore.units)
         self.base = 0  # level at which the next run leaves the branch
-        self.guess = -1  # position in the prefix of a step that may be unable to run there
         self.prefix: list[Decision] = []
         self.planned: list[Move] = []  # known steps of the next run, from ``base`` on
         self.sleep: dict[int, Footprint] = {}
@@ -123,6 +126,8 @@ class Explorer:
         """Analyse again the steps of the branch that an earlier explorer left."""
         for step in steps:
             self.analysis.add(step)
+        if self.outcomes is None and outcomes:
+            self.outcomes = Outcomes(self.tasks)
         if self.outcomes is not None:
             if outcomes:
                 self.outcomes.load(outcomes)
@@ -137,16 +142,18 @@ class Explorer:
         base = self.base
         analysis.cut(base)
         del self._moves[base:]
+        events = execution.events
+        new = steps_of(events, analysis.steps)
+        if not self.levels and any(step.choices for step in new) and self.outcomes is None:
+            self.outcomes = Outcomes(self.tasks)
         outcomes = self.outcomes
         if outcomes is not None:
             outcomes.cut(base)
-        events = execution.events
-        new = steps_of(events, analysis.steps)
         begin = analysis.steps[-1].end if analysis.steps else 0
         self.path = self.path[:begin]
         self.path += [_decision(e.task, e.choice) for e in events[begin:]]
         self._as_planned(new)
-        races: list[tuple[int, int]] = []
+        races: list[Race] = []
         for depth, step in enumerate(new, base):
             level = self._level(depth)
             level.step = step
@@ -166,8 +173,8 @@ class Explorer:
         if outcomes is not None and execution.status == "complete":
             outcomes.finish()
         if execution.status == "diverged":
-            self._diverged(execution)
-        elif execution.status == "covered":
+            raise NondeterminismError(execution.diverged)
+        if execution.status == "covered":
             self._options(last)
         elif execution.status == "matched":  # what led there was looked at when it was planned
             for i in range(base, last + 1):
@@ -195,10 +202,6 @@ class Explorer:
             levels.append(_below(levels[-1]) if levels else Level({}, {}))
         return levels[depth]
 
-    def _diverged(self, execution: Execution) -> None:
-        if len(execution.events) != self.guess:
-            raise NondeterminismError(execution.diverged)
-
     def _hold(self, execution: Execution, last: int) -> bool:
         """BUG(): hold its task back, and let the others go on without it."""
         level = self.levels[last]
@@ -215,31 +218,33 @@ class Explorer:
             level.todo.append(Wakeup([move], True))
         return True
 
-    def _later(self, base: int, last: int, races: list[tuple[int, int]]) -> None:
+    def _later(self, base: int, last: int, races: list[Race]) -> None:
         """What came before a step that is held is looked at when the branch that goes on
         without it ends; its own races now, and again then."""
         step, clock = self.analysis.steps[last], self.analysis.clocks[last]
-        for j, i in races:
+        for out, i in races:
             if i != last:
-                self.levels[i].open.append((j, None))
-            elif not self._reverse(j, i, None):
-                self.levels[last].cut.append((j, step, clock))
+                self.levels[i].open.append((out, None))
+            elif not self._reverse(out, i, None):
+                self.levels[last].cut.append((out, step, clock))
         for i in range(base, last):
             self._options(i, later=True)
         self._options(last)
 
-    def _analyse(self, execution: Execution, base: int, races: list[tuple[int, int]]) -> None:
+    def _analyse(self, execution: Execution, base: int, races: list[Race]) -> None:
         """Reverse the races of a maximal execution, and take the other options."""
         levels = self.levels
         for i in range(base):
             level = levels[i]
             if level.open:
-                level.open = [(j, o) for j, o in level.open if not self._reverse(j, i, o)]
+                level.open = [(out, o) for out, o in level.open if not self._reverse(out, i, o)]
             if level.cut:
-                level.cut = [(j, s, c) for j, s, c in level.cut if not self._before(j, i, s, c)]
-        for j, i in races:
-            if not self._reverse(j, i, None):
-                levels[i].open.append((j, None))
+                level.cut = [
+                    (out, s, c) for out, s, c in level.cut if not self._before(out, i, s, c)
+                ]
+        for out, i in races:
+            if not self._reverse(out, i, None):
+                levels[i].open.append((out, None))
         for i in range(base, len(self.analysis.steps)):
             self._options(i)
         if execution.pending:
@@ -260,10 +265,10 @@ class Explorer:
             else:
                 pending = pending_step(event, counts.get(event.task, 0))
             if pending is not None:
-                races: list[tuple[int, int]] = []
-                analysis.add(pending, races)
-                for j, i in races:
-                    self._reverse(j, i, None)
+                races: list[Race] = []
+                analysis.add(pending, races, pending=True)
+                for out, i in races:
+                    self._reverse(out, i, None)
                 analysis.cut(length)
 
     def _options(self, j: int, *, later: bool = False) -> None:
@@ -275,25 +280,26 @@ class Explorer:
             for other in range(options):
                 if other != option:
                     picks = (*taken[:n], other)
-                    if later or not self._reverse(j, j, picks):
-                        self.levels[j].open.append((j, picks))
+                    if later or not self._reverse((j,), j, picks):
+                        self.levels[j].open.append(((j,), picks))
 
-    def _reverse(self, j: int, i: int, picks: tuple[int, ...] | None) -> bool:
-        """Plan the other order of a race, or another option (i is j then); whether that is
+    def _reverse(self, out: Out, i: int, picks: tuple[int, ...] | None) -> bool:
+        """Plan the other order of a race, or another option of step ``i``; whether that is
         settled, whatever follows ``i``."""
         analysis = self.analysis
-        free = self._independent(j, i)
-        return self._plan(j, analysis.steps[i], analysis.clocks[i], free, picks)
+        step = analysis.steps[i]
+        free = analysis.staying(out, step)
+        return self._plan(out[0], step, analysis.clocks[i], free, picks)
 
-    def _before(self, j: int, at: int, step: Step, clock: list[int]) -> bool:
+    def _before(self, out: Out, at: int, step: Step, clock: list[int]) -> bool:
         """The same for a race of a step that is held: it would have come at ``at``."""
         free = [
             k
-            for k in self._independent(j, -1)
+            for k in self.analysis.staying(out, step)
             if k < at
             or (self.analysis.steps[k].task != step.task and not self._follows(k, at, step))
         ]
-        return self._plan(j, step, clock, free, None)
+        return self._plan(out[0], step, clock, free, None)
 
     def _follows(self, k: int, at: int, step: Step) -> bool:
         """Whether step ``k`` comes after ``step``, had that been taken at ``at``."""
@@ -346,13 +352,6 @@ class Explorer:
             level.known.add(wakeup.name)
             level.todo.append(wakeup)
         return certain
-
-    def _independent(self, j: int, i: int) -> list[int]:
-        """The steps after ``j`` that do not depend on it, but for ``i``."""
-        steps = self.analysis.steps
-        clocks = self.analysis.clocks
-        task, number = steps[j].task, steps[j].number
-        return [k for k in range(j + 1, len(steps)) if clocks[k][task] <= number and k != i]
 
     def _move(self, k: int) -> Move:
         moves = self._moves
@@ -436,8 +435,6 @@ class Explorer:
             held = [(t, f) for t, f in held if t != move.task and not clash(f, move.foot)]
         self.covered = [f for k, f in sleep if k[0] != moves[-1].task]
         self.sleep = {t: f for t, f in held if t != moves[-1].task}
-        last = moves[-1]
-        self.guess = -1 if last.sure else len(self.prefix) - len(last.decisions)
 
     def _position(self, depth: int) -> int:
         steps = self.analysis.steps
@@ -519,12 +516,11 @@ def explore(
         execution = program.run(
             explorer.prefix, explorer.sleep, policy, limits, covered=explorer.covered
         )
-        if execution.status != "diverged":
-            result.take(execution)
-            if on_execution is not None:
-                on_execution(execution)
-            if execution.status == "limit" and "steps per execution" not in bounds:
-                bounds.append("steps per execution")
+        result.take(execution)
+        if on_execution is not None:
+            on_execution(execution)
+        if execution.status == "limit" and "steps per execution" not in bounds:
+            bounds.append("steps per execution")
         explorer.take(execution)
         if progress is not None:
             result.seconds = perf_counter() - begun

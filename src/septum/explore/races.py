@@ -9,10 +9,15 @@ not enabled by the first (Abdulla, Aronis, Jonsson, Sagonas, JACM 2017, section 
 * Lock acquisitions race with acquisitions, across the release that lies between them.
 * A step that awaits a write races with a write that it did not need: another awaited
   object was written too, or the wait was over before.
+
+The other order of a race is a sequence in which every step can run.  For that more than one
+step may have to come later: readers that keep the lock, since their releases depend on the
+first; several additions to a word that is waited for.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 from septum.explore.steps import Step
@@ -20,6 +25,7 @@ from septum.machine.dependency import (
     ACQUIRE_KINDS,
     ADD,
     AWAIT,
+    EMPTY,
     ENABLE,
     EXCL,
     EXCL_REL,
@@ -28,6 +34,7 @@ from septum.machine.dependency import (
     RELATION,
     SHARED,
     SHARED_REL,
+    TAKE,
     TRY_EXCL,
     TRY_SHARED,
     WAIT,
@@ -35,11 +42,17 @@ from septum.machine.dependency import (
     UnknownPair,
 )
 
-__all__ = ["Analysis", "analyse", "initials"]
+__all__ = ["Analysis", "Race", "analyse"]
 
-_CHANGES = frozenset(
+# What is left out, first step first, and the step that then comes in its place.
+Race = tuple[tuple[int, ...], int]
+
+_WAKES = frozenset(
     {WRITE, ADD, SHARED, EXCL, SHARED_REL, EXCL_REL, TRY_SHARED, TRY_EXCL}
 )  # what an awaiting task may have been woken by
+_CHANGES = _WAKES | {TAKE}
+_RELEASES = frozenset({SHARED_REL, EXCL_REL})
+_ALONE = frozenset({EXCL, TRY_EXCL, EXCL_REL})
 _UNKNOWN = 3
 
 
@@ -59,7 +72,7 @@ class Analysis:
         self.clocks: list[list[int]] = []
         # object -> kind * tasks + task -> latest such step
         self._latest: dict[str, dict[int, int]] = {}
-        self._changes: dict[str, list[int]] = {}
+        self._changes: dict[str, list[tuple[int, int]]] = {}  # object -> step, kind
         self._newest: list[list[int]] = [[] for _ in range(tasks)]  # steps of each task
         self._undo: list[list[int]] = []  # per access of a step, what was latest before
 
@@ -80,18 +93,26 @@ class Analysis:
                 if kind in _CHANGES:
                     self._changes[name].pop()
 
-    def add(self, step: Step, races: list[tuple[int, int]] | None = None) -> None:
-        """Append a step; its races with earlier steps go to ``races``."""
+    def add(
+        self,
+        step: Step,
+        races: list[Race] | None = None,
+        *,
+        pending: bool = False,
+    ) -> None:
+        """Append a step; its races with earlier steps go to ``races``.  ``pending``: it
+        has not run, for it is blocked."""
         i = len(self.steps)
         task = step.task
         clocks = self.clocks
         mine = self._newest[task]
         clock = list(clocks[mine[-1]]) if mine else [0] * self.tasks
-        found, acquires = self._related(step)
+        found, locks = self._related(step)
         if found:
             if races is not None:
-                locks = {n for n, kind in step.acc if kind in ACQUIRE_KINDS} if acquires else set()
                 _races(races, clocks, self.steps, i, clock, found, locks)
+                for name, kind in locks.items():
+                    self._earlier_sections(races, step, clock, name, kind, pending)
                 if step.could:
                     self._earlier_waits(races, step, i, clock)
             for j in found:
@@ -111,40 +132,150 @@ class Analysis:
             olds.append(row.get(key, -1))
             row[key] = i
             if kind in _CHANGES:
-                self._changes.setdefault(name, []).append(i)
+                self._changes.setdefault(name, []).append((i, kind))
         self._undo.append(olds)
 
-    def _earlier_waits(
-        self, races: list[tuple[int, int]], step: Step, i: int, clock: list[int]
-    ) -> None:
+    def _earlier_waits(self, races: list[Race], step: Step, i: int, clock: list[int]) -> None:
         """A wait may have been over at an earlier time, with other changes in between."""
-        known = set(races)
-        for name, kind in step.acc:
-            if kind == WAIT:
-                for j in self._changes.get(name, ()):
-                    other = self.steps[j]
-                    if (
-                        other.at in (step.could or ())
-                        and other.task != step.task
-                        and clock[other.task] <= other.number
-                        and (j, i) not in known
-                    ):
-                        races.append((j, i))
+        steps = self.steps
+        for could in step.could or ():
+            out = tuple([bisect_right(steps, at, key=_begins) - 1 for at in could])
+            if self._may_follow(out, step, clock) and self._in_order(out, step):
+                races.append((out, i))
 
-    def _related(self, step: Step) -> tuple[dict[int, int], bool]:
+    def _may_follow(self, out: tuple[int, ...], step: Step, clock: list[int]) -> bool:
+        """Whether ``step``, whose task knows ``clock``, needs none of the steps ``out``."""
+        steps = self.steps
+        return all(
+            steps[j].task != step.task and clock[steps[j].task] <= steps[j].number for j in out
+        )
+
+    def _in_order(self, out: tuple[int, ...], step: Step) -> bool:
+        """Whether no other addition to the word depends on one that is left out."""
+        if len(out) == 1 and (step.acc[0][0], WRITE) in self.steps[out[0]].acc:
+            return True
+        changes = self._changes.get(step.acc[0][0], [])
+        stored = [k for k, kind in changes if kind == WRITE and k > out[0]]
+        end = stored[0] if stored else len(self.steps)
+        return not any(
+            out[0] < k < end and k not in out and self.depends(k, out) for k, _ in changes
+        )
+
+    def _earlier_sections(
+        self,
+        races: list[Race],
+        step: Step,
+        clock: list[int],
+        name: str,
+        kind: int,
+        pending: bool,
+    ) -> None:
+        """The sections of lock ``name`` before which ``step`` might have taken it.
+
+        Going back from it: those of the last time in which the lock was never free, and
+        those before that on which nothing that came later at the lock depends (they could
+        have been the last ones as well).  Others come nearer when what lies between is
+        reversed.  A reader waits for exclusive holders only.
+        """
+        i = len(self.steps)
+        steps, clocks = self.steps, self.clocks
+        sections = self._sections(name, kind)
+        later: dict[int, int] = {}  # task -> its last step at the lock after it was free
+        period: dict[int, int] = {}
+        holders = sum(end < 0 for _, _, end in sections) if pending else 0
+        for j, how in reversed(self._changes.get(name, ())):
+            other = steps[j]
+            if kind == SHARED and how not in _ALONE:
+                continue
+            period.setdefault(other.task, j)
+            if how in _RELEASES:
+                holders += 1
+                continue
+            holders -= 1
+            t, n = other.task, other.number
+            if self._may_follow((j,), step, clock) and all(
+                clocks[k][t] <= n for k in later.values()
+            ):
+                out = self._unlock(j, step, sections)
+                if out and self._may_follow(out, step, clock) and (out, i) not in races:
+                    races.append((out, i))
+            if how != SHARED and how != TRY_SHARED:
+                break
+            if holders <= 0:
+                later = {**period, **later}
+                period = {}
+
+    def _unlock(self, j: int, step: Step, sections: list[tuple[int, int, int]]) -> tuple[int, ...]:
+        """Step ``j``, and whoever else would keep the lock from ``step`` then; nothing if one
+        of them was there before."""
+        out: tuple[int, ...] = (j,)
+        while True:
+            kept = [
+                begin
+                for task, begin, end in sections
+                if task != step.task
+                and (begin < j or not self.depends(begin, out))
+                and (end < 0 or (end > j and self.depends(end, out)))
+            ]
+            if not kept:
+                break
+            if min(kept) < j:
+                return ()
+            out = (j, *sorted({*out[1:], *kept}))
+        for name, kind in step.acc:
+            if kind == EMPTY:  # under TSO it waits for the own store buffer as well
+                flushes = self._changes.get(name)
+                if flushes and self.depends(flushes[-1][0], out):
+                    return ()
+        return out
+
+    def _sections(self, name: str, kind: int) -> list[tuple[int, int, int]]:
+        """Who held the lock so that nobody could take it as ``kind`` says: task, its
+        acquisition and its release (-1: before all steps, and never)."""
+        sections: list[tuple[int, int, int]] = []
+        begun: dict[int, list[int]] = {}  # task -> its acquisitions
+        for k, how in self._changes.get(name, ()):
+            if kind == SHARED and how not in _ALONE:
+                continue
+            task = self.steps[k].task
+            mine = begun.setdefault(task, [])
+            if how in _RELEASES:
+                sections.append((task, mine.pop() if mine else -1, k))
+            else:
+                mine.append(k)
+        sections.extend([(task, k, -1) for task, mine in begun.items() for k in mine])
+        return sections
+
+    def depends(self, k: int, on: tuple[int, ...]) -> bool:
+        """Whether step ``k`` is one of the steps ``on`` or follows one."""
+        clock, steps = self.clocks[k], self.steps
+        return any(clock[steps[j].task] > steps[j].number for j in on)
+
+    def staying(self, out: tuple[int, ...], step: Step) -> list[int]:
+        """The steps after the first of ``out`` that need none of them, but for ``step``."""
+        steps, clocks = self.steps, self.clocks
+        j = out[0]
+        task, number = steps[j].task, steps[j].number
+        kept = [
+            k
+            for k in range(j + 1, len(steps))
+            if clocks[k][task] <= number and steps[k] is not step
+        ]
+        return kept if len(out) == 1 else [k for k in kept if not self.depends(k, out)]
+
+    def _related(self, step: Step) -> tuple[dict[int, int], dict[str, int]]:
         """Earlier steps of other tasks that do not commute with ``step``, and how; and
-        whether it is a blocking acquisition."""
+        the locks that it waits for, with the kind of acquisition."""
         task = step.task
         tasks = self.tasks
-        steps = self.steps
         found: dict[int, int] = {}
-        acquires = False
+        locks: dict[str, int] = {}
         for name, kind in step.acc:
             row = self._latest.get(name)
             if row is None:
                 continue
             if kind in ACQUIRE_KINDS:
-                acquires = True
+                locks[name] = kind
             for key, j in row.items():
                 if key % tasks == task:
                     continue
@@ -159,21 +290,20 @@ class Analysis:
                 if kind == AWAIT:
                     related = self._await_relation(step, j)
                 elif kind == WAIT:
-                    if step.could is not None:
-                        related = RACE if steps[j].at in step.could else ENABLE
-                    else:
-                        related = RACE if steps[j].at > step.off else ENABLE
+                    # Of a wait for a value `_earlier_waits` says what it needs.
+                    late = step.could is None and self.steps[j].at > step.off
+                    related = RACE if late else ENABLE
                 # What enabled the step cannot be reversed, whatever else they share.
                 if related > found.get(j, 0):
                     found[j] = related
-        return found, acquires
+        return found, locks
 
     def _await_relation(self, step: Step, j: int) -> int:
         """Whether the await would have been enabled without step ``j``."""
         since = step.since or {}
         mine = self.steps[j]
         for name, at in since.items():
-            for k in self._changes.get(name, ()):
+            for k, _ in self._changes.get(name, ()):
                 other = self.steps[k]
                 if k == j or other.at <= at or other.task == step.task:
                     continue
@@ -182,26 +312,30 @@ class Analysis:
         return ENABLE
 
 
-def analyse(steps: Sequence[Step], tasks: int) -> tuple[Analysis, list[tuple[int, int]]]:
+def _begins(step: Step) -> int:
+    return step.at
+
+
+def analyse(steps: Sequence[Step], tasks: int) -> tuple[Analysis, list[Race]]:
     """Clocks and all races of one execution."""
     analysis = Analysis(tasks)
-    races: list[tuple[int, int]] = []
+    races: list[Race] = []
     for step in steps:
         analysis.add(step, races)
     return analysis, races
 
 
 def _races(
-    races: list[tuple[int, int]],
+    races: list[Race],
     clocks: Sequence[list[int]],
     steps: Sequence[Step],
     i: int,
     clock: list[int],
     found: dict[int, int],
-    locks: set[str],
+    locks: dict[str, int],
 ) -> None:
     """Which of the related earlier steps are adjacent to step ``i`` and reversible;
-    ``locks``: what it acquires."""
+    ``locks``: what it acquires (`Analysis._earlier_sections` looks at those)."""
     # What a step shares with the inside of a section that kept it out is reversed by
     # taking the lock first, and only so.
     released: dict[int, int] = {}  # task -> its release that enabled i
@@ -215,38 +349,19 @@ def _races(
         mine = steps[j]
         if clock[mine.task] > mine.number:
             continue  # ordered through i's own task already
-        release = released.get(mine.task, -1)
-        if j < release and not any(n in locks for n, kind in mine.acc if kind in ACQUIRE_KINDS):
+        if locks and (j < released.get(mine.task, -1) or _excludes(mine, locks)):
             continue
         for k in found:
-            if k <= j or clocks[k][mine.task] <= mine.number:
-                continue
-            # j -> k -> i; only the section of the lock itself does not count, with what
-            # others did inside it (a flush of the holder's store buffer).
-            if release >= 0 and clocks[release][steps[k].task] > steps[k].number:
-                continue
-            break
+            if k > j and clocks[k][mine.task] > mine.number:
+                break  # j -> k -> i
         else:
-            races.append((j, i))
+            races.append(((j,), i))
 
 
-def initials(steps: Sequence[Step], clocks: Sequence[list[int]], j: int, i: int) -> list[int]:
-    """Tasks that can come first in ``notdep(j) . i``: the steps after j that do not
-    depend on it, then i.  The task of ``i`` comes first in the list if it is one."""
-    mine = steps[j]
-    first: dict[int, int] = {}  # task -> number of its first step in the sequence
-    out: list[int] = []
-    for k in range(j + 1, i + 1):
-        step = steps[k]
-        if k != i and clocks[k][mine.task] > mine.number:
-            continue
-        if step.task in first:
-            continue
-        clock = clocks[k]
-        if all(clock[t] <= n for t, n in first.items()):
-            if k == i:
-                out.insert(0, step.task)
-            else:
-                out.append(step.task)
-        first[step.task] = step.number
-    return out
+def _excludes(step: Step, locks: dict[str, int]) -> bool:
+    """Whether it takes one of the locks, so that nobody can take that as named."""
+    return any(
+        kind in (EXCL, TRY_EXCL) or (kind in (SHARED, TRY_SHARED) and locks[name] == EXCL)
+        for name, kind in step.acc
+        if name in locks
+    )

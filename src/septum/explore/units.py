@@ -18,7 +18,7 @@ from time import perf_counter
 
 from mypy_extensions import mypyc_attr
 
-from septum.explore.optimal import Explorer, Level
+from septum.explore.optimal import Explorer, Level, Out
 from septum.explore.program import MachineProgram
 from septum.explore.result import SearchResult
 from septum.explore.search import no_collector, remembering
@@ -50,7 +50,6 @@ class Branch:
     sleep: dict[int, Footprint] = field(default_factory=dict)
     covered: list[Footprint] = field(default_factory=list)
     base: int = 0
-    guess: int = -1
     outcomes: str = ""
     plan: list[Move] = field(default_factory=list)
     floor: int = 0
@@ -65,7 +64,7 @@ class _Part(Explorer):
         self.restore(branch.steps, branch.outcomes)
         self.levels, self.path, self.prefix = branch.levels, branch.path, branch.prefix
         self.sleep, self.covered = branch.sleep, branch.covered
-        self.base, self.guess, self.floor = branch.base, branch.guess, branch.floor
+        self.base, self.floor = branch.base, branch.floor
         if branch.plan:
             self._descend(self.levels[-1], branch.plan)
 
@@ -88,7 +87,6 @@ class _Part(Explorer):
             self.sleep,
             self.covered,
             self.base,
-            self.guess,
             "" if self.outcomes is None else self.outcomes.dump(),
             floor=self.floor,
         )
@@ -149,7 +147,7 @@ class Lent:
     explored: bool
     gone: list[Name]
     held: dict[int, Step]
-    cut: list[tuple[int, Step, list[int]]]
+    cut: list[tuple[Out, Step, list[int]]]
 
 
 @mypyc_attr(serializable=True)
@@ -199,13 +197,12 @@ def explore_unit(
             execution = program.run(
                 explorer.prefix, explorer.sleep, CONTINUE, limits, covered=explorer.covered
             )
-            if execution.status != "diverged":
-                result.take(execution)
-                result.folded = result.folded or machine.retries_folded > 0
-                if execution.status == "limit":
-                    result.bounds_hit = ["steps per execution"]
-                if execution.status == "held" and _kept_out(machine.sleeping):
-                    result.blocked += 1
+            result.take(execution)
+            result.folded = result.folded or machine.retries_folded > 0
+            if execution.status == "limit":
+                result.bounds_hit = ["steps per execution"]
+            if execution.status == "held" and _kept_out(machine.sleeping):
+                result.blocked += 1
             explorer.take(execution)
             out.choices = out.choices or any(step.choices for step in explorer.analysis.steps)
             if not explorer.next():

@@ -102,7 +102,7 @@ class Event:
         self.options: tuple[Any, ...] = ()
         self.since: dict[str, int] | None = None
         self.off = -1
-        self.could: frozenset[int] | None = None
+        self.could: tuple[tuple[int, ...], ...] | None = None
         self.enabled: tuple[int, ...] = ()
         self.foot: Footprint | None = None  # of `acc`, where it is known already
         self.label = ""

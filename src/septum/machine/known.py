@@ -41,7 +41,8 @@ from septum.machine.behaviour import (
     Over,
     Table,
 )
-from septum.machine.dependency import ADD, WRITE, Footprint, clash, footprint
+from septum.machine.could import Could, could_go_on
+from septum.machine.dependency import Footprint, clash, footprint
 from septum.machine.events import Decision, Event, Execution, Finding, Limits, MachineError
 
 __all__ = ["AUDIT", "Memory"]
@@ -268,32 +269,14 @@ class Memory:
             return any(wseq[cid] > self._position(task, own) for cid, own in node.since)
         return True
 
-    def _could(self, node: Node) -> frozenset[int]:
+    def _could(self, node: Node) -> Could:
         """As `Machine.could_go_on`."""
         cid = node.cid
         assert node.wait is not None
         values = self.table.values
-        mine = [(old, wseq) for c, old, wseq in self._journal if c == cid]
-        if not mine:
-            return frozenset()
-        name = self.table.names[cid]
-        ends = [*mine, (self._now[cid], self._wseq[cid])][1:]
-        out: set[int] = set()
-        first: dict[int, Any] = {}
-        for (before, _), (after, at) in zip(mine, ends, strict=True):
-            if at < 0:
-                continue
-            start = first.setdefault(at, values[before])
-            kinds = {kind for obj, kind in self.log[at].acc if obj == name}
-            if ADD in kinds and WRITE not in kinds:
-                without = values[self._now[cid]] - (values[after] - start)
-            else:
-                without = start
-            if node.wait(without):
-                out.add(at)
-            else:
-                out.discard(at)
-        return frozenset(out)
+        mine = [(values[old], wseq) for c, old, wseq in self._journal if c == cid]
+        mine.append((values[self._now[cid]], self._wseq[cid]))
+        return could_go_on(self.table.names[cid], mine, self.log, node.wait)
 
     def _start(self) -> bool:
         """Every task at its first point; False: that is not known."""

@@ -12,7 +12,8 @@ from typing import Any
 from mypy_extensions import mypyc_attr
 
 from septum.machine.buffers import StoreBuffers
-from septum.machine.dependency import ADD, WRITE, Footprint, clash, footprint
+from septum.machine.could import Could, could_go_on
+from septum.machine.dependency import Footprint, clash, footprint
 from septum.machine.events import CONTINUE, Decision, Event, Finding, Limits
 from septum.machine.policy import Way
 from septum.machine.recorder import Recorder
@@ -327,21 +328,8 @@ class Schedule:
                 pending.append(event)
         return pending
 
-    def could_go_on(self, word: Cell, done: Callable[[Any], bool]) -> frozenset[int]:
-        """Positions of the changes of ``word`` without which (and what depends on them)
-        ``done`` would hold.  A change may be part of a larger step, so the journal tells."""
+    def could_go_on(self, word: Cell, done: Callable[[Any], bool]) -> Could:
+        """What `could.could_go_on` says.  A change may be part of a larger step, so the
+        journal tells."""
         mine = [(old, wseq) for cell, old, wseq in self.journal[self._begun :] if cell is word]
-        ends = [*mine, (word._v, word.wseq)][1:]
-        out = set()
-        first: dict[int, Any] = {}  # position -> the value before its first change there
-        for (before, _), (after, at) in zip(mine, ends, strict=True):
-            if at < 0:
-                continue
-            before = first.setdefault(at, before)
-            kinds = {kind for name, kind in self.log[at].acc if name == word.name}
-            without = word._v - (after - before) if ADD in kinds and WRITE not in kinds else before
-            if done(without):
-                out.add(at)
-            else:
-                out.discard(at)
-        return frozenset(out)
+        return could_go_on(word.name, [*mine, (word._v, word.wseq)], self.log, done)

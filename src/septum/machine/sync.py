@@ -405,7 +405,7 @@ class SRCU(Cell):
 def wait_until(word: Word, done: Callable[[Any], bool], why: str) -> None:
     """Block until ``done(value of word)`` holds (an IPI's acknowledgement).
 
-    The word's writers must use operations of kind WRITE, so that they are ordered.
+    Of additions to the word (`Word.add`), which have no order, there may be a dozen only.
     """
     m = word.m
     if m.interleaving:

@@ -66,7 +66,7 @@ def _shift(event: Event, cut: int) -> None:
     """Log positions count from the end of what was kept."""
     event.off = max(event.off - cut, -1)
     if event.could is not None:
-        event.could = frozenset(at - cut for at in event.could if at >= cut)
+        event.could = tuple(tuple(at - cut for at in s) for s in event.could if min(s) >= cut)
     if event.since is not None:
         event.since = {obj: max(at - cut, -1) for obj, at in event.since.items()}
 
