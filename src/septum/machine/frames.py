@@ -40,7 +40,7 @@ def place(task: Task, opaque: tuple[str, ...], *, running: bool) -> object:
     :param opaque: modules (with all below them) whose frames do not count.
     :param running: the task is the one that asks.
     """
-    frame = sys._getframe(1) if running else getattr(task.glet, "gr_frame", None)
+    frame = sys._getframe().f_back if running else getattr(task.glet, "gr_frame", None)
     return _Reader(opaque).frames(frame)
 
 

@@ -15,7 +15,7 @@ __all__ = ["caller", "function"]
 
 def caller() -> tuple[tuple[str, str, int] | None, tuple[str, ...]]:
     """Function, file and line of the model code that made the current access."""
-    frame: FrameType | None = sys._getframe(1)
+    frame: FrameType | None = sys._getframe().f_back
     where: tuple[str, str, int] | None = None
     stack: list[str] = []
     while frame is not None:
@@ -32,7 +32,7 @@ def caller() -> tuple[tuple[str, str, int] | None, tuple[str, ...]]:
 def function(skip: tuple[str, ...]) -> str:
     """Name of the innermost function that is running, of a module that is not in ``skip`` nor
     below one that is."""
-    frame: FrameType | None = sys._getframe(1)
+    frame: FrameType | None = sys._getframe().f_back
     while frame is not None:
         if not frame.f_globals.get("__name__", "").startswith(skip):
             return frame.f_code.co_name
