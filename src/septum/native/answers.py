@@ -48,7 +48,9 @@ SEAMCALL, SPTE, FREED, LOAD = range(1, 5)
     _LEAVE,
     _SEEN,
     _EVENTFUL,
-) = range(1, 14)
+    _POKE_AT,
+    _POKE,
+) = range(1, 16)
 _NOW, _CHANGED, _AT_POINT = 0, 1, 2
 _DYING: Final = " dying"
 
@@ -212,10 +214,20 @@ class Answers:
         if self.now is not None:
             self.now.ops.append((_LEAVE, cpu, 0))
 
-    def entered(self) -> None:
-        """The vCPU is in the guest: what the attempt before saw does not count any more."""
+    def got_on(self) -> None:
+        """The vCPU was in the guest, which made progress."""
         if self.now is not None:
-            self.now.ops += [(_ENTERED, 0, 0), (_CLEAR_ATTEMPT, 0, 0)]
+            self.now.ops.append((_ENTERED, 0, 0))
+
+    def attempt_over(self) -> None:
+        """What the attempt before saw does not count any more."""
+        if self.now is not None:
+            self.now.ops.append((_CLEAR_ATTEMPT, 0, 0))
+
+    def poked(self, addr: int, value: int) -> None:
+        """Python wrote a word of the image's memory."""
+        if self.now is not None:
+            self.now.ops += [(_POKE_AT, 0, addr), (_POKE, 0, value)]
 
     def _acts(self) -> tuple[Op, ...]:
         """What was done since the last point."""

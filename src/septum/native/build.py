@@ -138,7 +138,8 @@ def find_built(content: str, *, cache: Path | None = None) -> Code | None:
 
 
 def _fragment() -> str:
-    return hashlib.sha256((CODE / "fragment.config").read_bytes()).hexdigest()
+    parts = (CODE / "fragment.config", CODE / "relax.h")
+    return hashlib.sha256(b"".join(p.read_bytes() for p in parts)).hexdigest()
 
 
 def _read(record: Path) -> dict[str, str]:

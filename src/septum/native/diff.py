@@ -160,7 +160,7 @@ def _native(built: NativeBuilt) -> _Side:
     geometry = Geometry(bits=params["bits"], levels=params["levels"])
 
     def small(gfn: int, level: int) -> int | None:
-        if level > geometry.levels or gfn >> 9 * (geometry.levels - 1):
+        if level > geometry.levels or gfn >> 9 * geometry.levels:
             return None
         out = 0
         for n in range(geometry.levels):

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from septum.kvm.guest import flush_all, run_guest
 from septum.kvm.seamcall import Injected
+from septum.kvm.tdx import EXIT_REASON_EPT_VIOLATION
 from septum.machine import Event, Halt
 from septum.machine.dependency import (
     ADD,
@@ -30,6 +31,7 @@ from septum.machine.dependency import (
     WAIT,
     WRITE,
 )
+from septum.machine.geometry import PAGE_SHIFT
 from septum.native.answers import FREED, LOAD, Answers
 from septum.native.answers import SEAMCALL as ASKED
 from septum.native.image import SEQUENTIAL, STACK_SIZE, STACKS
@@ -37,6 +39,7 @@ from septum.native.kernel import Kernel, KernelError
 from septum.native.notice import Notice
 from septum.native.objects import Granule
 from septum.native.problems import report_problems
+from septum.native.services import SERVICES, Services
 from septum.native.source import rmw_name
 from septum.tdx.leaves import SEAMCALL_NAMES, TDH_VP_ENTER
 from septum.tdx.regs import Result
@@ -78,6 +81,8 @@ class Driver:
         self.image = kernel.image
         self.m = kernel.m
         self.notice = Notice(kernel)
+        self.services = Services(self)
+        kernel.entry_changed = self.notice.entry_changed
         self.last: dict[int, Any] = {}
         self.entered: dict[int, bool] = {}
         self.idle: dict[int, int] = {}
@@ -354,6 +359,10 @@ class Driver:
         if answers is not None:
             started = int(m.current.started)
             answers.begin(ASKED, number, cpu, leaf, variant, started, *regs.values())
+        if leaf in SERVICES:
+            served = self.services.serve(number, leaf, regs["rcx"], regs["rdx"], regs["r8"])
+            self._answered(ev, args, variant, served)
+            return
         if m.interleaving and not m.current.started:
             self._point("SEAMCALL", name, ev.pc)
         result: Any
@@ -368,14 +377,35 @@ class Driver:
         self.notice.seamcall(number, name, result)
         if code == TDH_VP_ENTER:
             result = self._enter(number, cpu, result)
+        self._answered(ev, args, variant, result)
+
+    def _answered(self, ev: Any, args: int, variant: int, result: Any) -> None:
+        """Registers and result go back to the caller."""
+        answers = self.answers if self.m.exploring else None
         if variant:
             for n, register in enumerate(_REGISTERS):
-                kernel.poke(args + 8 * n, getattr(result, register, 0))
+                self.kernel.poke(args + 8 * n, getattr(result, register, 0))
                 if answers is not None:
                     answers.register(n, getattr(result, register, 0))
         ev.result = result.rax
         if answers is not None:
             answers.end(result.rax)
+
+    def got_on(self, number: int) -> None:
+        """The task's vCPU made progress in the guest: what it saw before does not count."""
+        self.entered[number] = True
+        self.first.pop(number, None)
+        self.own.pop(number, None)
+        self.m.current.blame = {}
+        if self.answers is not None:
+            self.answers.got_on()
+            self.answers.attempt_over()
+
+    def leave(self, vcpu: int) -> None:
+        """Userspace asks the vCPU to leave KVM_RUN: what ends the operation."""
+        self.kernel.leave(vcpu)
+        if self.answers is not None:
+            self.answers.leave(vcpu)
 
     def _enter(self, number: int, cpu: int, result: Any) -> Any:
         """VP.ENTER up to the TD exit."""
@@ -386,20 +416,22 @@ class Driver:
             if is_operand_busy(result.rax):
                 self.m.reach("VP.ENTER returned BUSY")
             return result
-        self.entered[number] = True
-        if self.answers is not None:
-            self.answers.entered()
-        self.first.pop(number, None)
-        self.own.pop(number, None)
         self.m.current.blame = {}
+        before = vcpu.guest.pc.v
         result = run_guest(vcpu)  # type: ignore[arg-type]
         self.notice.exited(number, result)
+        if vcpu.guest.pc.v != before or not self._shared_violation(result):
+            self.got_on(number)
         if vcpu.guest.halted.v:
-            # Userspace asks the vCPU to leave KVM_RUN: what ends the operation.
-            self.kernel.leave(cpu)
-            if self.answers is not None:
-                self.answers.leave(cpu)
+            self.leave(cpu)
         return result
+
+    def _shared_violation(self, result: Any) -> bool:
+        """A TD exit because of the shared half: unlike private faults, these are repeated by
+        way of the guest."""
+        if result.rax & 0xFFFFFFFF != EXIT_REASON_EPT_VIOLATION:
+            return False
+        return self.kernel.geometry.is_shared(result.r8 >> PAGE_SHIFT)
 
     def describe_last(self, number: int) -> str:
         """The last SEAMCALL of a task, for messages."""

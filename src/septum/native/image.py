@@ -28,6 +28,7 @@ __all__ = [
     "CPUS",
     "FIRST_PFN",
     "GMEM_PFN",
+    "HVA_PFN",
     "SEQUENTIAL",
     "TASKS",
     "VMEMMAP",
@@ -47,7 +48,8 @@ ARENA_TASK: Final = 0x200000
 ARENA_SIZE: Final = ARENA_TASK * (TASKS + 1)
 FIRST_PFN: Final = 0x40000
 GMEM_PFN: Final = 0x48000  # guest memory: PFNs that nothing backs
-LAST_PFN: Final = 0x49000
+HVA_PFN: Final = 0x49000  # userspace's memory, neither
+LAST_PFN: Final = 0x4A400
 STRUCT_PAGE: Final = 64
 STRUCTS: Final = ARENA + ARENA_SIZE  # struct page of every PFN, watched like the arena
 STRUCTS_SIZE: Final = (LAST_PFN - FIRST_PFN) * STRUCT_PAGE
@@ -182,6 +184,7 @@ class Image:
         self.memory_hash = self.function("septum_settled_hash", 0)
         self._spawn = self.function("septum_spawn", 7)
         self._save = self.function("septum_save", 0)
+        self._poke = self.function("septum_poke", 3)
         self._restore = self.function("septum_restore", 0)
         self.exploring = ctypes.c_int.from_address(symbols["septum_exploring"])
         self.found_count = ctypes.c_uint64.from_address(symbols["septum_found_count"])
@@ -333,6 +336,12 @@ class Image:
         used = found[: self._used_entries(page, empty, ctypes.addressof(found))]
         indices = used if used[:1] == [0] else [0, *used]
         return [(n, ctypes.c_uint64.from_address(page + 8 * n).value) for n in indices]
+
+    def poke(self, addr: int, value: int, task: int) -> None:
+        """Write a word on behalf of a task (-1: nobody explores)."""
+        if self.answers is not None:
+            self.answers.poked(addr, value)
+        self._poke(task, addr, value)
 
     def is_shared(self, addr: int) -> bool:
         """The granule was found to be used by two tasks."""

@@ -8,11 +8,12 @@ view of the module use.
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, Final
 
-from septum.kvm.guest import Cpu, Guest
+from septum.kvm.features import Features
+from septum.kvm.guest import Cpu
 from septum.kvm.seamcall import Injection
 from septum.kvm.spte import FROZEN_SPTE
 from septum.machine import Cell, Machine
@@ -20,10 +21,11 @@ from septum.machine.geometry import Geometry
 from septum.native.image import ARENA, ARENA_SIZE, CPUS, FIRST_PFN, GMEM_PFN, VMEMMAP, Image
 from septum.native.objects import Granule, Objects
 from septum.native.symbols import Lines
+from septum.native.vcpus import Pages, Vcpu
 from septum.tdx import Config, Tdmr, TdParams, TdxModule
 from septum.tdx.profiles import Profile
 
-__all__ = ["Kernel", "KernelError", "Vcpu"]
+__all__ = ["Kernel", "KernelError"]
 
 CPU_STRIDE: Final = 0x1000000
 _TDCX_PAGES: Final = 6
@@ -34,23 +36,17 @@ class KernelError(RuntimeError):
     """The kernel could not be brought up: what failed, and where."""
 
 
-@dataclass
-class Vcpu:
-    """What `septum.kvm.guest.run_guest` needs of a vCPU."""
-
-    kvm: Kernel
-    m: Machine
-    id: int
-    guest: Guest
-    ipi: Granule
-    cpu: Any  # .v: the CPU that it runs on
-
-
 class Kernel:
     """The image with a module behind its ``__seamcall``.
 
     :ivar fields: offset and size of structure members, and constants, by name.
+    :ivar module: the TDX Module; None once an ordinary VM was made.
+    :ivar gfns: GFNs that the scenario uses, as the kernel numbers them.
+    :ivar slots: those of each memslot, by its number.
+    :ivar features: what host and VM are configured for.
     """
+
+    module: Any
 
     def __init__(self, image: Image, lines: Lines, m: Machine, profile: Profile, fine: bool):
         self.image = image
@@ -71,6 +67,12 @@ class Kernel:
         image.bugs(self.fields["sizeof.bug_entry"][1], self.fields["offset.bug_entry.flags"][0])
         self.objects = Objects(self)
         self.vcpus: list[Vcpu] = []
+        self.gfns: frozenset[int] = frozenset()
+        self.slots: dict[int, tuple[int, ...]] = {}
+        self.features = Features()
+        self.gfn_direct_bits = 0
+        self.mmu_pages = Pages(self)
+        self.entry_changed: Callable[[int, int, int], None] = lambda *_: None
         self._cpus = [Cpu(m, n) for n in range(CPUS)]
         self.injection: Injection | None = None
         self.tdx = SimpleNamespace(tdr=0)
@@ -88,32 +90,40 @@ class Kernel:
             at += 24
         return out
 
-    def setup_arguments(self) -> list[tuple[str, tuple[int, ...]]]:
-        """Calls that bring the kernel up, before any TD is made."""
+    def setup_arguments(self, host: int) -> list[tuple[str, tuple[int, ...]]]:
+        """Calls that bring the kernel up, before any VM is made.
+
+        :param host: how the host is configured (``c/setup.c``).
+        """
         base = ARENA - (FIRST_PFN << 12)
         hkid = self.module.config.private_hkids[0]
         return [
             ("septum_kernel_setup", (base, VMEMMAP, CPU_STRIDE, ARENA + ARENA_SIZE)),
             ("septum_memory_setup", ()),
-            ("septum_module_init", (hkid, _TDCX_PAGES, _TDVPS_PAGES)),
+            ("septum_module_init", (hkid, _TDCX_PAGES, _TDVPS_PAGES, host)),
         ]
 
     # --- structures ----------------------------------------------------------------------
 
-    def adopt_vm(self) -> None:
+    def adopt_vm(self, td: bool) -> None:
         """Find struct kvm once it was made."""
         image = self.image
         self.struct = image.u64(image.symbols["septum_kvm"])
         self.mmu_lock = self.struct + self.fields["kvm.mmu_lock"][0]
         self.objects.add(self.struct, self.fields["sizeof.kvm"][1], "kvm")
+        self.gfn_direct_bits = self.value("kvm.arch.gfn_direct_bits")
+        if not td:
+            self.module = None
+            return
         page = image.u64(self.struct + self.fields["kvm_tdx.td.tdr_page"][0])
         self.tdx.tdr = (page - VMEMMAP) // 64
         self.zap_word = self.member("kvm_tdx.wait_for_sept_zap")
 
-    def adopt_file(self) -> None:
-        """The guest_memfd's struct file."""
-        at = self.image.u64(self.image.symbols["septum_gmem_file"])
-        self.objects.add(at, self.fields["sizeof.file"][1], "file[gmem]")
+    def adopt_file(self, number: int) -> None:
+        """The struct file of a guest_memfd."""
+        at = self.image.u64(self.image.symbols["septum_gmem_file"] + 8 * number)
+        name = f"file[gmem{number or ''}]"
+        self.objects.add(at, self.fields["sizeof.file"][1], name)
 
     def adopt_vcpu(self, number: int) -> None:
         """The same for a vCPU."""
@@ -121,8 +131,7 @@ class Kernel:
         at = image.u64(image.symbols["septum_vcpu"] + 8 * number)
         self.objects.add(at, self.fields["sizeof.kvm_vcpu"][1], f"kvm_vcpu[{number}]")
         word = self.objects.cell(image.symbols["septum_irqs_off"] + 8 * number)
-        guest = Guest(self.m, f"guest{number}")
-        self.vcpus.append(Vcpu(self, self.m, number, guest, word, SimpleNamespace(v=number)))
+        self.vcpus.append(Vcpu(self, number, word))
 
     def member(self, name: str, base: int = 0) -> Granule:
         """The granule of a member of struct kvm (or of the structure at ``base``)."""
@@ -166,7 +175,7 @@ class Kernel:
 
     def wait_for_sept_zap(self) -> int:
         """The flag that keeps vCPUs out, without a footprint."""
-        return self.value("kvm_tdx.wait_for_sept_zap") if self.struct else 0
+        return self.value("kvm_tdx.wait_for_sept_zap") if self.zap_word is not None else 0
 
     def tdvpr(self, number: int) -> int:
         """HPA of a vCPU's TDVPR page."""
@@ -178,12 +187,19 @@ class Kernel:
         start state."""
         return self.image.memory_hash()
 
+    def trace(self, name: str, **fields: Any) -> None:
+        """No tracepoint is judged here."""
+
     def leave(self, cpu: int) -> None:
         """The vCPU's KVM_RUN ends after this exit."""
         self.poke_byte(self.image.symbols["septum_leave"] + cpu, 1)
 
     def poke_byte(self, addr: int, value: int) -> None:
         ctypes.c_uint8.from_address(addr).value = value
+
+    def poke_symbol(self, name: str, value: int) -> None:
+        """Set a number of the glue, before anybody explores."""
+        self.poke(self.image.symbols[name], value)
 
     def poke(self, addr: int, value: int) -> None:
         ctypes.c_uint64.from_address(addr).value = value

@@ -16,7 +16,7 @@ from septum.native.kbuild import CODE, Kbuild
 from septum.native.probes import probe
 from septum.native.stubs import assembler, rename_table
 
-__all__ = ["RUNTIME_FLAGS", "compile_runtime", "link"]
+__all__ = ["GLOBAL", "RUNTIME_FLAGS", "compile_runtime", "link"]
 
 RUNTIME_FLAGS: Final = (
     *("-c", "-g1", "-O2", "-ffreestanding", "-fno-builtin"),
@@ -28,13 +28,22 @@ _RUNTIME: Final = (
     *("runtime.c", "memory.c", "pages.c", "locks.c", "traps.c"),
     *("ledger.c", "answers.c", "engine.c", "batch.c", "snapshots.c", "states.c"),
 )
+_GLUE: Final = (
+    *("kernel", "files", "host", "arch", "slots", "vcpu", "guest", "setup"),
+    *("operations", "fields"),
+)
 _WRAPPED: Final = (
     "tdx_get_sysinfo",
     "tdx_guest_keyid_alloc",
     "tdx_guest_keyid_free",
     "tdx_get_nr_guest_keyids",
 )
-_GLOBAL: Final = {"kvm_main.o": ("kvm_dev_ioctl", "kvm_vm_ioctl", "kvm_vcpu_ioctl")}
+GLOBAL: Final = {
+    "kvm_main.o": ("kvm_dev_ioctl", "kvm_vm_ioctl", "kvm_vcpu_ioctl"),
+    "mmu.o": ("nx_huge_pages_ops",),
+    "tdp_mmu.o": ("tdp_mmu_zap_root",),
+}
+"""Static symbols that the glue uses."""
 _LINKER_SYMBOLS: Final = ("septum_text", "septum_bugs", "septum_bugs_end")
 
 
@@ -66,7 +75,7 @@ def link(build: Kbuild, objects: Sequence[Path], out: Path) -> Path:
     pieces = []
     for item in objects:
         target = out / "-".join(item.relative_to(build.work).parts)
-        exported = [f"--globalize-symbol={name}" for name in _GLOBAL.get(item.name, ())]
+        exported = [f"--globalize-symbol={name}" for name in GLOBAL.get(item.name, ())]
         _run(["objcopy", *exported, str(item), str(target)])
         pieces.append(target)
     pieces += _glue(build, out)
@@ -86,7 +95,7 @@ def link(build: Kbuild, objects: Sequence[Path], out: Path) -> Path:
 def _glue(build: Kbuild, out: Path) -> list[Path]:
     flags = probe(build, out)
     made = []
-    names = ("kernel", "files", "arch", "vcpu", "setup", "operations", "fields")
+    names = _GLUE
     with ThreadPoolExecutor(len(names)) as pool:
         problems = pool.map(
             lambda n: build.compile(CODE / f"{n}.c", out / f"{n}.raw.o", *flags), names

@@ -97,12 +97,13 @@ class Notice:
         answers = kernel.image.answers if m.exploring else None
         if answers is not None:
             answers.begin(SPTE, number, addr, before, after)
-        self._changed(number, addr, before, after)
+        self.entry_changed(addr, before, after, number)
         if answers is not None:
             answers.end()
 
-    def _changed(self, number: int, addr: int, before: int, after: int) -> None:
-        """An entry of what may be a page table has another value."""
+    def entry_changed(self, addr: int, before: int, after: int, number: int = -1) -> None:
+        """An entry of what may be a page table has another value.  ``number``: the task's in the
+        image; -1: the CPU changed it."""
         kernel, m = self.kernel, self.m
         sp = kernel.sp_of(addr)
         if not sp:
@@ -112,8 +113,16 @@ class Notice:
         was_table = is_shadow_present_pte(old) and not is_last_spte(old, level)
         if was_table and (new == FROZEN_SPTE or not is_shadow_present_pte(new)):
             m.reach("a table was removed")
+            if m.current.name == "nx":
+                m.reach("NX recovery zapped a table")
+        elif was_table and is_last_spte(new, level) and not m.current.name.startswith("vcpu"):
+            m.reach("a table became a huge leaf again")
+        was_leaf = is_shadow_present_pte(old) and not was_table
+        if was_leaf and new == FROZEN_SPTE and not kernel.is_mirror(sp):
+            m.reach("a direct leaf was zapped")  # with the table that holds it
         if m.listeners:
-            m.emit("spte", sp, addr, old, new, kernel.image.held_write(number, kernel.mmu_lock))
+            held = number >= 0 and kernel.image.held_write(number, kernel.mmu_lock)
+            m.emit("spte", sp, addr, old, new, held)
 
     # --- the module ------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ _HEADERS: Final = """
 #include "mmu/mmu_internal.h"
 #include "mmu/spte.h"
 #include "mmu/tdp_mmu.h"
+#include "mmu/tdp_iter.h"
 #include "vmx/tdx.h"
 """
 
@@ -27,6 +28,14 @@ PROBES: Final[dict[str, str]] = {
         "void *f(struct kvm_x86_ops *o) { return o->vcpu_mem_enc_unlocked_ioctl; }"
     ),
     "SEPTUM_EPT_MASKS_2": "void f(void) { kvm_mmu_set_ept_masks(true, true); }",
+    "SEPTUM_NX_BY_TYPE": (
+        "void *f(struct kvm *k) { return &k->arch.possible_nx_huge_pages[0].pages; }"
+    ),
+    "SEPTUM_ZAP_POSSIBLE_NX": "void *f(void) { return kvm_tdp_mmu_zap_possible_nx_huge_page; }",
+    "SEPTUM_TDP_ITER_GFN_BITS": (
+        "void f(struct tdp_iter *i, struct kvm_mmu_page *r) { tdp_iter_start(i, r, 1, 0, 0); }"
+    ),
+    "SEPTUM_RECOVER_HUGE_PAGES": "void *f(void) { return kvm_mmu_recover_huge_pages; }",
     "SEPTUM_HAVE_X86_MODULE_INIT": "void f(void) { kvm_mmu_x86_module_init(); }",
 }
 """Macro that is defined if the text compiles after the headers of KVM."""

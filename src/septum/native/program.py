@@ -23,15 +23,15 @@ from septum.native.answers import NativeMachine
 from septum.native.driver import Driver
 from septum.native.engine import Engine, Plan
 from septum.native.errors import SharingGrew
-from septum.native.image import GMEM_PFN, Image
+from septum.native.image import Image
 from septum.native.kernel import Kernel
-from septum.native.operations import EVERYTHING, Call, bind, real_end, real_gfn, removals
+from septum.native.operations import EVERYTHING, bind, removals, uses_direct_roots
+from septum.native.start import epilogue_steps, start_state
 from septum.native.states import stateful
 from septum.native.symbols import Lines
 from septum.native.view import NOT_JUDGED, NativeView
 from septum.native.words import word_address, word_name
-from septum.scenarios.model import Op, Scenario, Start
-from septum.scenarios.start import StartError
+from septum.scenarios.model import Scenario
 from septum.scenarios.witness import watch
 from septum.tdx import leaves, status
 from septum.tdx.profiles import PROFILES, find_profile
@@ -238,7 +238,9 @@ def build_native(
     profile = find_profile(chosen["profile"]) or PROFILES["linux-7.3"]
     kernel = Kernel(image, lines, machine, profile, bool(chosen["fine"]))
     driver = Driver(kernel)
-    _start(driver, geometry, scenario.start)
+    start_state(driver, geometry, scenario.start)
+    kernel.poke_symbol("septum_yields", chosen["yields"])
+    kernel.poke_symbol("septum_tells_monitors", int(uses_direct_roots(scenario)))
     if scenario.inject is not None:
         kernel.injection = _injection(machine, scenario)
     view = NativeView(kernel)
@@ -276,73 +278,6 @@ def build_native(
     return built
 
 
-def _start(driver: Driver, geometry: Geometry, start: Start) -> None:
-    kernel, machine = driver.kernel, driver.m
-    pages = real_end(geometry, start.slot_pages)
-
-    def must(name: str, *args: int, cpu: int = 0, good: Callable[[int], bool] = _zero) -> None:
-        try:
-            result = driver.sequential(name, *args, cpu=cpu)
-        except Halt:
-            result = -1
-        problems = [f for f in machine.findings if f.rule != "UNMODELLED"] or machine.findings
-        if problems or not good(result):
-            what = f"{problems[0].rule}: {problems[0].message}" if problems else f"{result}"
-            raise StartError(
-                f"the start state cannot be made: {name.removeprefix('septum_')}: {what}"
-            )
-
-    for function, args in kernel.setup_arguments():
-        must(function, *args, good=_zero if function == "septum_module_init" else _any)
-    must("septum_create_vm", 0)
-    kernel.adopt_vm()
-    for number in range(start.vcpus):
-        must("septum_create_vcpu", number, cpu=number)
-        kernel.adopt_vcpu(number)
-    far = 1 << 9 * geometry.levels - 9 if geometry.levels < kernel.geometry.levels else 0
-    must("septum_create_slot", pages, GMEM_PFN, far)
-    kernel.adopt_file()
-    if start.finalized:
-        must("septum_op_finalize")
-    if far and start.finalized:
-        must("septum_op_fault", 0, far, good=lambda r: r > 0)
-    elif far:
-        must("septum_op_init_mem_region", far)
-    for gfn in start.built:
-        must("septum_op_init_mem_region", real_gfn(geometry, gfn))
-    for vcpu, gfn in start.zero_step:
-        _arm_zero_step(driver, vcpu, real_gfn(geometry, gfn))
-    for gfn in start.mapped:
-        must("septum_op_fault", 0, real_gfn(geometry, gfn), good=lambda r: r > 0)
-    if start.accepted:
-        call = bind(
-            geometry, 0, Op("run_vcpu", (), tuple(Op("accept", (g,)) for g in start.accepted))
-        )
-        _run(driver, call, 0, 0)
-        if machine.findings:
-            raise StartError(f"the start state cannot be made: {machine.findings[0].message}")
-
-
-def _any(_: int) -> bool:
-    return True
-
-
-def _zero(result: int) -> bool:
-    return result == 0
-
-
-def _arm_zero_step(driver: Driver, vcpu: int, gfn: int) -> None:
-    """As `septum.kvm.tdx_vm.arm_zero_step`: seven exits at one instruction."""
-    kernel = driver.kernel
-    address = kernel.vcpus[vcpu]
-    tdvpr = kernel.tdvpr(address.id)
-    for _ in range(7):
-        result = kernel.module.seamcall(leaves.TDH_VP_ENTER, {"rcx": tdvpr}, vcpu)
-        if result.event != "td-entry":
-            break
-        kernel.module.guest_access(vcpu, gfn << 12, write=False)
-
-
 def _allow_removals(monitors: Monitors, geometry: Geometry, scenario: Scenario) -> None:
     """Operations begin and end where nobody looks, so a task may at any time remove what
     one of its operations is there to remove; the epilogue may remove everything."""
@@ -363,13 +298,6 @@ def _injection(machine: Machine, scenario: Scenario) -> Injection:
         tuple(getattr(status, name) | status.Operand.RCX for name in inject.statuses),
         inject.budget,
     )
-
-
-def _run(driver: Driver, call: Call, cpu: int, vcpu: int) -> int:
-    name, args, program = call
-    if program:
-        driver.kernel.vcpus[vcpu].guest.load(program)
-    return driver.call(name, *args, cpu=cpu, vcpu=vcpu)
 
 
 def _plans(driver: Driver, geometry: Geometry, scenario: Scenario) -> list[list[Plan]]:
@@ -422,16 +350,9 @@ def _settle(built: NativeBuilt, geometry: Geometry, epilogue: bool) -> Callable[
 
 
 def _epilogue(built: NativeBuilt, geometry: Geometry) -> None:
-    machine, driver, start = built.machine, built.driver, built.scenario.start
+    machine, start = built.machine, built.scenario.start
     reached = set(machine.reached)
-    steps: list[Callable[[], object]] = []
-    call = driver.sequential
-    if not built.view.vm_dead() and built.view.keys_configured():
-        if built.kernel.value("kvm.arch.pre_fault_allowed"):
-            for gfn in range(start.slot_pages):
-                steps.append(partial(call, "septum_op_fault", 0, real_gfn(geometry, gfn)))
-        steps.append(partial(call, "septum_op_punch_hole", 0, real_end(geometry, start.slot_pages)))
-    steps.append(partial(call, "septum_op_destroy_vm"))
+    steps = epilogue_steps(built.driver, geometry, start, built.view)
     for number, step in enumerate(steps):
         before = len(machine.findings)
         try:

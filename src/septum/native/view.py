@@ -7,21 +7,22 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from septum.kvm.spte import is_last_spte, is_shadow_present_pte, spte_to_pfn
-from septum.kvm.view import Entry, KvmView, RootView, SpteChange, Table
+from septum.kvm.view import Entry, RootView, SpteChange, Table
 from septum.native.image import ARENA, FIRST_PFN, PAGE
 from septum.native.kernel import Kernel
 from septum.native.leaks import table_pages
+from septum.native.view_direct import NativeDirectView
 from septum.tdx.sept import hpa_of, state_of
 
 __all__ = ["NOT_JUDGED", "NativeView"]
 
-NOT_JUDGED: Final = frozenset({"I13", "I15", "I16", "I19", "I20", "I22", "I24"})
+NOT_JUDGED: Final = frozenset({"I20", "I24"})
 """Monitors that need what the compiled kernel does not show yet (docs/kernel.md)."""
 
 _INVALID = (1 << 64) - 1
 
 
-class NativeView(KvmView):
+class NativeView(NativeDirectView):
     """Reads the image's memory; entries that were never set are left out.
 
     Values of ``FROZEN_SPTE`` are given as the Python models write them.
@@ -162,16 +163,7 @@ class NativeView(KvmView):
         return self.kernel.value("kvm.mmu_invalidate_in_progress")
 
     def mn_active_invalidate_count(self) -> int:
-        return 0  # no MMU notifier is called here
-
-    def vcpu_root(self, vcpu: int) -> str:
-        return ""  # nothing is mapped in direct roots here
-
-    def is_linked(self, table: Table) -> bool:
-        return True  # asked of direct tables only
-
-    def walks_through(self, gfn: int, level: int, value: int) -> list[tuple[int, int, bool]]:
-        return []  # as `vcpu_root`
+        return self.kernel.value("kvm.mn_active_invalidate_count")
 
     def table_pages(self) -> list[tuple[int, str, bool]]:
         return table_pages(self)
@@ -188,7 +180,7 @@ class NativeView(KvmView):
     # --- the module ------------------------------------------------------------------------------
 
     def sept_entries(self) -> list[tuple[int, int, int]]:
-        if self._td().sept_root is None:
+        if self.kernel.module is None or self._td().sept_root is None:
             return []
         out: list[tuple[int, int, int]] = []
         todo = [(self._td().root, self.geometry.levels, 0)]

@@ -12,6 +12,9 @@
 #include "engine.h"
 
 u64 septum_held_write(u64 n, u64 lock);
+void septum_poke(u64 task, u64 addr, u64 value);
+
+KEEP static u64 poke_at;
 
 KEEP struct engine_config septum_engine;
 KEEP u64 septum_edges_used;
@@ -68,6 +71,12 @@ static int perform(u32 task, const struct op *op)
 	switch (op->code) {
 	case OP_ACC:
 		septum_access(op->a, (u32)op->b);
+		break;
+	case OP_POKE_AT:
+		poke_at = op->b;
+		break;
+	case OP_POKE:
+		septum_poke(task, poke_at, op->b);
 		break;
 	case OP_TOUCH:
 		septum_wseq[op->a] = at;

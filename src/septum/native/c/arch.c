@@ -14,7 +14,7 @@ struct kvm_caps kvm_caps = {
 	.supported_vm_types = ~0u,
 	.supported_xcr0 = 3,
 };
-struct kvm_host_values kvm_host = { .maxphyaddr = 46, .xcr0 = 3 };
+struct kvm_host_values kvm_host = { .xcr0 = 3 };
 bool enable_apicv = true;
 bool enable_ept = true, enable_ept_ad_bits = true;
 struct tdx_sys_info septum_sysinfo = {
@@ -72,11 +72,9 @@ bool M(kvm_vcpu_has_events)(struct kvm_vcpu *vcpu)
 bool M(kvm_apicv_activated)(struct kvm *kvm) { return true; }
 bool M(pat_enabled)(void) { return true; }
 bool M(pat_pfn_immune_to_uc_mtrr)(unsigned long pfn) { return false; }
-bool M(e820__mapped_raw_any)(u64 s, u64 e, int t) { return false; }
+bool M(e820__mapped_raw_any)(u64 s, u64 e, int t) { return true; }
 bool M(kvm_can_do_async_pf)(struct kvm_vcpu *vcpu) { return false; }
 void M(kvm_arch_free_vm)(struct kvm *kvm) { }
-void M(kvm_arch_memslots_updated)(struct kvm *kvm, u64 gen) { }
-void M(kvm_arch_sync_dirty_log)(struct kvm *kvm, struct kvm_memory_slot *slot) { }
 void M(kvm_arch_vcpu_put)(struct kvm_vcpu *vcpu) { kvm_x86_ops.vcpu_put(vcpu); }
 void M(kvm_arch_vcpu_postcreate)(struct kvm_vcpu *vcpu) { }
 int M(kvm_arch_vcpu_precreate)(struct kvm *kvm, unsigned int id) { return 0; }
@@ -111,6 +109,7 @@ int M(kvm_arch_init_vm)(struct kvm *kvm, unsigned long type)
 	kvm->arch.vm_type = type;
 	kvm->arch.irqchip_mode = KVM_IRQCHIP_SPLIT;
 	kvm->arch.default_tsc_khz = 1000000;
+	kvm->arch.pre_fault_allowed = type == KVM_X86_DEFAULT_VM;
 	r = kvm_page_track_init(kvm);
 	if (!r)
 		r = kvm_mmu_init_vm(kvm);
@@ -154,38 +153,9 @@ void M(kvm_arch_destroy_vm)(struct kvm *kvm)
 	kvm_destroy_vcpus(kvm);
 	kvm_mmu_uninit_vm(kvm);
 	kvm_page_track_cleanup(kvm);
+	septum_happened(SEPTUM_MMU_DESTROYED, 0, 0);
 	kvm_x86_ops.vm_destroy(kvm);
 }
-
-void *__vcalloc_noprof(size_t n, size_t size, gfp_t flags);
-
-int M(kvm_arch_prepare_memory_region)(struct kvm *kvm, const struct kvm_memory_slot *old,
-				   struct kvm_memory_slot *new, enum kvm_mr_change change)
-{
-	int i;
-
-	if (change == KVM_MR_FLAGS_ONLY)
-		memcpy(&new->arch, &old->arch, sizeof(old->arch));
-	if (change != KVM_MR_CREATE)
-		return 0;
-	for (i = 1; i < KVM_NR_PAGE_SIZES; i++) {
-		u64 first = new->base_gfn >> KVM_HPAGE_GFN_SHIFT(i + 1);
-		u64 last = (new->base_gfn + new->npages - 1) >> KVM_HPAGE_GFN_SHIFT(i + 1);
-		struct kvm_lpage_info *info = __vcalloc_noprof(last - first + 1, sizeof(*info), 0);
-
-		new->arch.lpage_info[i - 1] = info;
-		if (new->base_gfn & (KVM_PAGES_PER_HPAGE(i + 1) - 1))
-			info[0].disallow_lpage = 1;
-		if ((new->base_gfn + new->npages) & (KVM_PAGES_PER_HPAGE(i + 1) - 1))
-			info[last - first].disallow_lpage = 1;
-	}
-	kvm_mmu_init_memslot_memory_attributes(kvm, new);
-	return kvm_page_track_create_memslot(kvm, new, new->npages);
-}
-
-void M(kvm_arch_commit_memory_region)(struct kvm *kvm, struct kvm_memory_slot *old,
-				   const struct kvm_memory_slot *new, enum kvm_mr_change change) { }
-void M(kvm_arch_free_memslot)(struct kvm *kvm, struct kvm_memory_slot *slot) { }
 
 long septum_vm_ioctl(struct kvm *kvm, unsigned int ioctl, unsigned long arg)
 {

@@ -36,6 +36,8 @@ enum op_code {
 	OP_LEAVE,	/* a: CPU */
 	OP_SEEN,	/* a, b: numbers of the values before and after */
 	OP_EVENTFUL,	/* a finding: Python has to run it */
+	OP_POKE_AT,	/* b: address ... */
+	OP_POKE,	/* b: ... and the value that is written there */
 };
 
 enum { BLAME_NOW, BLAME_CHANGED, BLAME_POINT }; /* BLAME_POINT + n: n points of the call ago */

@@ -29,6 +29,10 @@ struct septum_field {
 	FIELD(kvm, arch.tdp_mmu_roots),
 	FIELD(kvm, arch.tdp_mmu_pages_lock),
 	FIELD(kvm, arch.pre_fault_allowed),
+	FIELD(kvm, mn_active_invalidate_count),
+	FIELD(kvm, mn_invalidate_lock),
+	FIELD(kvm, stat.nx_lpage_splits),
+	FIELD(kvm, arch.gfn_direct_bits),
 	FIELD(vcpu_tdx, vp.tdvpr_page),
 	FIELD(kvm_tdx, wait_for_sept_zap),
 	FIELD(kvm_tdx, state),
@@ -50,6 +54,7 @@ struct septum_field {
 	FIELD(kvm_mmu_page, ptep),
 	FIELD(kvm_mmu_page, tdp_mmu_root_count),
 	FIELD(kvm_mmu_page, tdp_mmu_scheduled_root_to_zap),
+	FIELD(kvm_mmu_page, nx_huge_page_disallowed),
 	{ "sizeof.kvm", 0, sizeof(struct kvm_tdx) },
 	{ "sizeof.kvm_vcpu", 0, sizeof(struct vcpu_tdx) },
 	{ "sizeof.kvm_mmu_page", 0, sizeof(struct kvm_mmu_page) },
@@ -61,7 +66,7 @@ struct septum_field {
 	{ "value.FROZEN_SPTE", FROZEN_SPTE, 8 },
 	{ "value.SHADOW_NONPRESENT", SHADOW_NONPRESENT_VALUE, 8 },
 	{ "value.MMU_PRESENT", SPTE_MMU_PRESENT_MASK, 8 },
-	{ "value.VP_ENTER", 0, 8 },
+	{ "value.KVM_REQ_TLB_FLUSH", KVM_REQ_TLB_FLUSH & KVM_REQUEST_MASK, 8 },
 	{ NULL },
 };
 
@@ -69,3 +74,23 @@ struct septum_field {
 u64 septum_sp_level(struct kvm_mmu_page *sp) { return sp->role.level; }
 u64 septum_sp_mirror(struct kvm_mmu_page *sp) { return is_mirror_sp(sp); }
 u64 septum_sp_invalid(struct kvm_mmu_page *sp) { return sp->role.invalid; }
+
+/* The n-th table on the list of possible NX huge pages; 0: there are not that many. */
+u64 septum_nx_listed(u64 n)
+{
+	struct kvm_mmu_page *sp;
+
+	list_for_each_entry(sp, septum_nx_list(septum_kvm), possible_nx_huge_page_link)
+		if (!n--)
+			return (u64)sp;
+	return 0;
+}
+/* How many there are, as KVM counts them. */
+u64 septum_nx_count(void)
+{
+#ifdef SEPTUM_NX_BY_TYPE
+	return septum_kvm->arch.possible_nx_huge_pages[KVM_TDP_MMU].nr_pages;
+#else
+	return septum_kvm->stat.nx_lpage_splits;
+#endif
+}

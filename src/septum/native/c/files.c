@@ -122,6 +122,7 @@ void M(inode_init_once)(struct inode *inode)
 	inode->i_data.host = inode;
 	xa_init_flags(&inode->i_data.i_pages, XA_FLAGS_LOCK_IRQ);
 }
+static u64 septum_inodes;
 struct inode *M(anon_inode_make_secure_inode)(struct super_block *sb, const char *n,
 					   const struct inode *ctx)
 {
@@ -134,6 +135,7 @@ struct inode *M(anon_inode_make_secure_inode)(struct super_block *sb, const char
 	}
 	inode->i_mapping = &inode->i_data;
 	inode->i_data.host = inode;
+	inode->i_ino = septum_inodes++;	/* its share of the page cache below */
 	return inode;
 }
 struct file *M(alloc_file_pseudo)(struct inode *inode, struct vfsmount *m, const char *n, int flags,
@@ -150,11 +152,17 @@ void M(iput)(struct inode *inode) { }
 
 /* --- the page cache of guest_memfd: one slot per index ------------------------------------------------------- */
 
-#define CACHE_SLOTS 1024
+#define CACHE_SLOTS 1024	/* pages of a file */
+#define SEPTUM_INODES 2
 #define FOLIOS 256	/* per task */
 u64 septum_gmem_pfn;	/* first PFN of guest memory, which nothing backs */
-static struct folio *septum_cache[CACHE_SLOTS];
+static struct folio *septum_cache[SEPTUM_INODES * CACHE_SLOTS];
 static u64 septum_folios[SEPTUM_TASKS + 1];
+
+static struct folio **cache_slot(struct address_space *mapping, pgoff_t index)
+{
+	return &septum_cache[mapping->host->i_ino % SEPTUM_INODES * CACHE_SLOTS + index];
+}
 
 /* A page of the running task's share; never used twice in an execution. */
 static struct folio *new_folio(struct address_space *mapping, pgoff_t index)
@@ -182,7 +190,7 @@ static struct folio *new_folio(struct address_space *mapping, pgoff_t index)
  */
 struct folio *septum_get_folio(struct address_space *mapping, pgoff_t index, fgf_t fgp)
 {
-	struct folio **slot = &septum_cache[index], *f, *fresh = NULL;
+	struct folio **slot = cache_slot(mapping, index), *f, *fresh = NULL;
 
 	if (fgp & FGP_CREAT)
 		fresh = new_folio(mapping, index);
@@ -212,12 +220,12 @@ void M(__folio_put)(struct folio *f)
 {
 	septum_tell(SEPTUM_TELL_FREED, folio_pfn(f), 0);
 }
-void M(truncate_inode_pages_range)(struct address_space *mapping, loff_t start, uoff_t end)
+void M(truncate_inode_pages_range)(struct address_space *mapping, loff_t start, loff_t end)
 {
 	pgoff_t index, last = min_t(u64, end >> PAGE_SHIFT, CACHE_SLOTS - 1);
 
 	for (index = start >> PAGE_SHIFT; index <= last; index++) {
-		struct folio **slot = &septum_cache[index], *f;
+		struct folio **slot = cache_slot(mapping, index), *f;
 
 		septum_touch(slot, 8, SEPTUM_RMW | SEPTUM_ATOMIC);
 		f = (struct folio *)septum_get(slot);

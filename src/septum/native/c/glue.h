@@ -25,6 +25,18 @@
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
 #pragma GCC diagnostic ignored "-Wmissing-declarations"
 
+#ifdef SEPTUM_NX_BY_TYPE
+#define septum_nx_list(kvm) (&(kvm)->arch.possible_nx_huge_pages[KVM_TDP_MMU].pages)
+#define septum_untrack_nx(kvm, sp) untrack_possible_nx_huge_page(kvm, sp, KVM_TDP_MMU)
+#else
+#define septum_nx_list(kvm) (&(kvm)->arch.possible_nx_huge_pages)
+#define septum_untrack_nx(kvm, sp) untrack_possible_nx_huge_page(kvm, sp)
+#endif
+
+#define SEPTUM_FILES 2	/* guest_memfd files of a scenario */
+#define SEPTUM_HVA 0x20000000ul /* where userspace keeps guest memory: GFN 0's page; below PAGE_OFFSET */
+#define SEPTUM_FAR_PAGE 0x60000	/* of that memory: the page of the slot far away */
+
 /* arch.c */
 extern struct tdx_sys_info septum_sysinfo;
 extern u32 septum_hkid;
@@ -32,9 +44,27 @@ extern u32 septum_hkid;
 /* setup.c: the VM and its descriptors */
 extern struct kvm *septum_kvm;
 extern struct kvm_vcpu *septum_vcpu[SEPTUM_CPUS];
-extern struct file *septum_vm_file, *septum_vcpu_file[SEPTUM_CPUS], *septum_gmem_file;
+extern struct file *septum_vm_file, *septum_vcpu_file[SEPTUM_CPUS];
+extern struct file *septum_gmem_file[SEPTUM_FILES];
 extern void *septum_source;
 long septum_encrypt_op(struct file *f, bool vcpu, u32 id, u32 flags, void *data);
+
+/* guest.c */
+extern u64 septum_pml;
+void septum_flush(struct kvm_vcpu *vcpu);
+void septum_progress(void);
+int septum_page_fault(struct kvm_vcpu *vcpu, u64 gpa, u64 code);
+
+/* vcpu.c */
+extern u8 septum_leave[SEPTUM_CPUS];
+int septum_requests(struct kvm_vcpu *vcpu);
+
+/* host.c */
+u64 septum_host_pfn(u64 index);
+long septum_host_page(u64 index);
+
+/* slots.c */
+void septum_know_slot(u64 id, u64 gfn, u64 pages, u64 page);
 
 /* files.c */
 extern u64 septum_gmem_pfn;

@@ -130,7 +130,8 @@ int M(lock_is_held_type)(const struct lockdep_map *map, int read)
 void M(lock_acquire)(struct lockdep_map *m, unsigned int s, int t, int r, int c,
 		  struct lockdep_map *n, unsigned long ip) { }
 void M(lock_release)(struct lockdep_map *m, unsigned long ip) { }
-int M(debug_lockdep_rcu_enabled)(void) { return 1; }
+int septum_is_running(void);
+int M(debug_lockdep_rcu_enabled)(void) { return septum_is_running(); }
 int M(rcu_read_lock_held)(void) { extern int septum_rcu_held(void); return septum_rcu_held(); }
 bool M(rcu_is_watching)(void) { return true; }
 void M(lockdep_rcu_suspicious)(const char *file, const int line, const char *s)
@@ -149,8 +150,39 @@ void M(fs_reclaim_release)(gfp_t g) { }
 void M(__might_fault)(const char *f, int l) { }
 void M(preempt_schedule_thunk)(void) { }
 void M(preempt_schedule_notrace_thunk)(void) { }
-int M(__cond_resched_rwlock_read)(rwlock_t *l) { return 0; }
-int M(__cond_resched_rwlock_write)(rwlock_t *l) { return 0; }
+
+/* Reschedules that walks of page tables may meet: so many per task, each of them a choice. */
+u64 septum_yields;
+static struct {
+	u64 used, due;
+} septum_reschedule[SEPTUM_TASKS + 1];
+
+bool septum_need_resched(void)
+{
+	int task = septum_task();
+
+	if (!septum_exploring || septum_reschedule[task].used >= septum_yields ||
+	    !septum_choose("yield?", 2))
+		return false;
+	septum_reschedule[task].used++;
+	septum_reschedule[task].due = 1;
+	return true;
+}
+
+static int resched(rwlock_t *l, int shared)
+{
+	int task = septum_task();
+
+	if (!septum_reschedule[task].due)
+		return 0;
+	septum_reschedule[task].due = 0;
+	septum_tell(SEPTUM_TELL_REACHED, (u64)"a walk yielded mmu_lock", 0);
+	septum_unlock(l, shared);
+	septum_lock(l, shared);
+	return 1;
+}
+int M(__cond_resched_rwlock_read)(rwlock_t *l) { return resched(l, 1); }
+int M(__cond_resched_rwlock_write)(rwlock_t *l) { return resched(l, 0); }
 
 /* --- SRCU: a shared lock per index; synchronize waits for the readers it saw ------------------ */
 
@@ -342,6 +374,12 @@ unsigned long M(__sw_hweight64)(u64 w)
 		n++;
 	return n;
 }
+bool M(sysfs_streq)(const char *a, const char *b)
+{
+	while (*a && *a == *b)
+		a++, b++;
+	return *a == *b;
+}
 void *M(memchr_inv)(const void *p, int c, size_t n)
 {
 	const u8 *at = p;
@@ -359,6 +397,7 @@ int M(snprintf)(char *buf, size_t n, const char *fmt, ...)
 }
 int M(_printk)(const char *fmt, ...) { return 0; }
 int M(___ratelimit)(struct ratelimit_state *rs, const char *func) { return 0; }
+unsigned long M(__msecs_to_jiffies)(const unsigned int ms) { return ms / (1000 / HZ); }
 ktime_t M(ktime_get)(void) { return 0; }
 
 /* --- CPUs and IPIs ---------------------------------------------------------------------------------- */
@@ -422,5 +461,3 @@ void M(__module_put_and_kthread_exit)(struct module *m, long c) { }
 /* --- registration of things that nobody uses here ------------------------------------------------------------- */
 
 int M(misc_register)(struct miscdevice *m) { return 0; }
-int M(mmu_notifier_register)(struct mmu_notifier *n, struct mm_struct *mm) { n->ops = n->ops; return 0; }
-void M(mmu_notifier_unregister)(struct mmu_notifier *n, struct mm_struct *mm) { }

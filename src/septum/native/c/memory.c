@@ -83,14 +83,22 @@ u64 strlen(const char *s)
 	return n;
 }
 
-/* Writes to a page, which may be a page table, are announced even if only one task uses it:
- * monitors judge them. */
+/*
+ * Writes to a page, which may be a page table, are announced even if only one task uses it:
+ * monitors judge them.  Only those of entries that a scenario can use: whoever walks or frees a
+ * whole table touches 512 of them.
+ */
+KEEP u64 septum_watch[8];	/* a bit per entry; none: all of them */
+
 static void watch_writes(u64 page)
 {
 	u8 *shared = (u8 *)septum_config.shared_arena + ((page - septum_config.arena) >> 3);
+	u64 any = 0;
 
+	for (int i = 0; i < 8; i++)
+		any |= septum_watch[i];
 	for (int i = 0; i < 512; i++)
-		if (!shared[i])
+		if (!shared[i] && (!any || septum_watch[i / 64] >> i % 64 & 1))
 			shared[i] = 3;
 }
 
@@ -156,8 +164,8 @@ void __rcu_read_unlock(void)
 {
 	if (!ME->rcu_depth)
 		septum_problem(SEPTUM_LOCKDEP, RET, 0, "rcu_read_unlock() without rcu_read_lock()");
-	else
-		ME->rcu_depth--;
+	else if (!--ME->rcu_depth && septum_exploring)
+		septum_happened(SEPTUM_RCU_UNLOCKED, 0, 0);
 }
 
 int septum_rcu_held(void)

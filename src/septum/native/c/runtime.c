@@ -250,9 +250,26 @@ int septum_granule(u64 addr, u64 write)
 	return *shared && write; /* 3: the writes of an entry of a table */
 }
 
+/* A word that Python writes for a task (the CPU's A and D bits). */
+void septum_poke(u64 task, u64 addr, u64 value)
+{
+	int old = septum_current;
+
+	if (septum_exploring && task < SEPTUM_TASKS) {
+		septum_current = (int)task;
+		septum_granule(addr, 1);
+		septum_current = old;
+	}
+	*(volatile u64 *)addr = value;
+}
+
+KEEP u64 septum_constant; /* address of what nobody writes, but lies beside what is written */
+
+int septum_is_running(void) { return running; }
+
 void septum_hook(u64 addr, u32 size, u64 type, u64 pc)
 {
-	if (!running)
+	if (!running || addr == septum_constant)
 		return;
 	if (++ME->work > septum_config.work_max) {
 		septum_problem(SEPTUM_LOOP, pc, addr, "no end, and no access that others influence");
@@ -406,6 +423,22 @@ static u64 seamcall(u64 leaf, u64 args, u64 variant, u64 pc)
 u64 __seamcall(u64 leaf, void *args) { return seamcall(leaf, (u64)args, 0, RET); }
 u64 __seamcall_ret(u64 leaf, void *args) { return seamcall(leaf, (u64)args, 1, RET); }
 u64 __seamcall_saved_ret(u64 leaf, void *args) { return seamcall(leaf, (u64)args, 2, RET); }
+
+/* What Python does for the glue takes the same way. */
+u64 septum_service(u64 what, void *registers)
+{
+	return seamcall(what, (u64)registers, 1, RET);
+}
+
+KEEP u64 septum_tells_monitors; /* set if any of them listens to these */
+
+void septum_happened(u64 what, u64 a, u64 b)
+{
+	u64 registers[8] = { what, a, b };
+
+	if (septum_tells_monitors && running)
+		seamcall(SEPTUM_HAPPENED, (u64)registers, 0, RET);
+}
 
 /* What septum.native.image needs to know of the structures above. */
 KEEP u64 septum_task_size = sizeof(struct task);

@@ -39,6 +39,31 @@ enum septum_tell {
 	SEPTUM_TELL_LAST,	/* arg[1]: a reference count that may reach zero from now on */
 };
 
+/* What Python does for the glue, announced like a SEAMCALL (septum.native.services); registers:
+ * what is given, and what comes back. */
+enum septum_service {
+	SEPTUM_RUN = 0x5e00,	/* vCPU of an ordinary VM: until the VM exit: reason, GFN, error code */
+	SEPTUM_WALK,		/* vCPU, GFN, kind: one access by the CPU: 1 if done, error code */
+	SEPTUM_PML,		/* vCPU, n: the n-th GFN that its CPU logged; ~0: no more */
+	SEPTUM_FLUSH,		/* vCPU: its direct translations are gone */
+	SEPTUM_PROGRESS,	/* what the attempt so far saw does not count any more */
+	SEPTUM_COMPLETED,	/* vCPU: the host has done what the guest wanted to */
+	SEPTUM_HAPPENED,	/* enum septum_happened, two numbers */
+};
+
+/* For monitors (septum.kvm.monitors). */
+enum septum_happened {
+	SEPTUM_HANDED_OVER,
+	SEPTUM_DIRTY_TAKEN,	/* slot, mask of its pages */
+	SEPTUM_DIRTY_ENABLED,	/* slot */
+	SEPTUM_DIRTY_DISABLED,
+	SEPTUM_WRITE_TRACKED,	/* GFN */
+	SEPTUM_ZAPPED_FAST,
+	SEPTUM_MMIO_EMULATED,	/* vCPU, GFN */
+	SEPTUM_MMU_DESTROYED,
+	SEPTUM_RCU_UNLOCKED,
+};
+
 /* Bits of an access (KCSAN's, linux/kcsan-checks.h; READ is 0). */
 #define SEPTUM_WRITE 1
 #define SEPTUM_RMW 2
@@ -75,6 +100,8 @@ struct septum_found {
 void septum_tell(septum_u64 what, septum_u64 a, septum_u64 b);
 septum_u64 septum_choose(const char *name, septum_u64 options);
 void septum_retry(const char *head);
+septum_u64 septum_service(septum_u64 what, void *registers);
+void septum_happened(septum_u64 what, septum_u64 a, septum_u64 b);
 void septum_problem(septum_u64 what, septum_u64 pc, septum_u64 addr, const char *text);
 _Noreturn void septum_die(const char *why);
 void septum_touch(void *word, septum_u64 size, septum_u64 type);

@@ -45,6 +45,15 @@ void septum_ipi(int cpu, void (*func)(void *), void *info, bool wait)
 	septum_on_cpu(cpu, handler, &h);
 }
 
+/* kvm_vcpu_kick(): a reschedule IPI, which nobody waits for. */
+static void nothing(void *info) { }
+static void reschedule(int cpu) { septum_ipi(cpu, nothing, NULL, false); }
+struct smp_ops smp_ops = { .smp_send_reschedule = reschedule };
+int M(kvm_arch_vcpu_should_kick)(struct kvm_vcpu *vcpu)
+{
+	return kvm_vcpu_exiting_guest_mode(vcpu) == IN_GUEST_MODE;
+}
+
 u64 septum_ipi_pending(int cpu) { return septum_irqs_off[cpu] >> 1; }
 u64 *septum_ipi_word(int cpu) { return &septum_irqs_off[cpu]; }
 
@@ -68,7 +77,8 @@ static void outside_guest_mode_and_irqs_on(struct kvm_vcpu *vcpu)
 	septum_set(off, 0);
 }
 
-static int requests(struct kvm_vcpu *vcpu)
+/* Those at the head of vcpu_enter_guest() that concern the MMU. */
+int septum_requests(struct kvm_vcpu *vcpu)
 {
 	if (!kvm_request_pending(vcpu))
 		return 0;
@@ -86,7 +96,7 @@ static int requests(struct kvm_vcpu *vcpu)
 static int enter_guest(struct kvm_vcpu *vcpu)
 {
 	fastpath_t exit;
-	int r = requests(vcpu);
+	int r = septum_requests(vcpu);
 
 	if (r)
 		return r;
@@ -100,6 +110,7 @@ static int enter_guest(struct kvm_vcpu *vcpu)
 	smp_mb__after_srcu_read_unlock();
 	if (READ_ONCE(vcpu->mode) == EXITING_GUEST_MODE || kvm_request_pending(vcpu)) {
 		septum_tell(SEPTUM_TELL_REACHED, (u64)"a request stopped a vCPU before it entered", 0);
+		septum_progress(); /* the next round serves it */
 		outside_guest_mode_and_irqs_on(vcpu);
 		preempt_enable();
 		kvm_vcpu_srcu_read_lock(vcpu);
@@ -119,14 +130,14 @@ int M(kvm_arch_vcpu_ioctl_run)(struct kvm_vcpu *vcpu)
 	int r;
 
 	vcpu_load(vcpu);
-	septum_leave[vcpu->vcpu_id] = 0;
+	septum_leave[(u32)septum_get(&vcpu->vcpu_id)] = 0;
 	kvm_vcpu_srcu_read_lock(vcpu);
 	do {
 		r = enter_guest(vcpu);
 		if (r <= 0)
 			break;
-		septum_tell(SEPTUM_TELL_ROUND, vcpu->vcpu_id, 0);
-	} while (!septum_leave[vcpu->vcpu_id]);
+		septum_tell(SEPTUM_TELL_ROUND, (u32)septum_get(&vcpu->vcpu_id), 0);
+	} while (!septum_leave[(u32)septum_get(&vcpu->vcpu_id)]);
 	kvm_vcpu_srcu_read_unlock(vcpu);
 	vcpu_put(vcpu);
 	return r;
