@@ -11,11 +11,12 @@ the calling task.
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, Final
 
 from septum.kvm.guest import flush_all, run_guest
 from septum.kvm.seamcall import Injected
-from septum.kvm.tdx import EXIT_REASON_EPT_VIOLATION
+from septum.kvm.tdx import EXIT_REASON_EPT_VIOLATION, EXIT_REASON_TDCALL
 from septum.machine import Event, Halt
 from septum.machine.dependency import (
     ADD,
@@ -66,6 +67,7 @@ _WRITE, _RMW, _RCU = 1, 2, 0x100
 _REGISTERS: Final = ("rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13")
 _QUIET_LEAFS: Final = frozenset({11, 12, 26, 43, 48})
 """MNG.RD, MNG.WR, VP.RD, VP.WR, and the like: no state of theirs is modelled; success, 0."""
+_TDVMCALL_MAP_GPA: Final = 0x10001
 _IDLE_RETRIES: Final = 20
 _LOCK_OPS: Final = {0: "write_lock", 1: "read_lock", 2: "try_lock", 3: "read_trylock"}
 
@@ -424,6 +426,8 @@ class Driver:
             self.got_on(number)
         if vcpu.guest.halted.v:
             self.leave(cpu)
+        if result.rax & 0xFFFFFFFF == EXIT_REASON_TDCALL:
+            return _map_gpa(vcpu, result.rax)
         return result
 
     def _shared_violation(self, result: Any) -> bool:
@@ -457,6 +461,12 @@ class Driver:
         CHOICE: _choice,
         DIED: _died,
     }
+
+
+def _map_gpa(vcpu: Any, rax: int) -> Any:
+    """Registers of a TD exit for TDG.VP.VMCALL<MapGPA> of one page, the only call there is."""
+    gpa = vcpu.guest.next_op().gfn << PAGE_SHIFT
+    return SimpleNamespace(rax=rax, r11=_TDVMCALL_MAP_GPA, r12=gpa, r13=1 << PAGE_SHIFT)
 
 
 _PLUMBING: Final = (

@@ -42,7 +42,6 @@ _OPS: Final[Mapping[str, tuple[str, int, bool]]] = {
     "access": ("septum_op_access", _GFN, True),
     "age": ("septum_op_age", _RANGE, False),
     "clear_dirty": ("septum_op_clear_dirty", _PLAIN, False),
-    "close_vcpu": ("septum_op_close_vcpu", _PLAIN, True),
     "create_slot": ("septum_op_create_slot", _NEW_SLOT, False),
     "delete_slot": ("septum_op_delete_slot", _PLAIN, False),
     "destroy_vm": ("septum_op_destroy_vm", _PLAIN, False),
@@ -60,7 +59,6 @@ _OPS: Final[Mapping[str, tuple[str, int, bool]]] = {
     "release_hkid": ("septum_op_release_hkid", _PLAIN, False),
     "run_vcpu": ("septum_op_run_vcpu", _PLAIN, True),
     "set_attributes": ("septum_op_set_attributes", _RANGE, False),
-    "teardown": ("septum_op_teardown", _PLAIN, False),
     "test_age": ("septum_op_test_age", _GFN, False),
     "unlist_nx": ("septum_op_unlist_nx", _PLAIN, False),
     "unmap_hva": ("septum_op_unmap_hva", _RANGE, False),
@@ -162,9 +160,7 @@ def _guest(geometry: Geometry, what: Op) -> GuestOp:
 
 
 _REMOVING: Final = frozenset({"punch_hole", "zap_leafs", "zap_range"})
-_REMOVING_ALL: Final = frozenset(
-    {"close_vcpu", "delete_slot", "destroy_vm", "release_gmem", "release_hkid", "teardown"}
-)
+_REMOVING_ALL: Final = frozenset({"delete_slot", "destroy_vm", "release_gmem", "release_hkid"})
 EVERYTHING: Final = (0, 1 << 52)
 
 

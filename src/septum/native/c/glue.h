@@ -53,6 +53,7 @@ long septum_encrypt_op(struct file *f, bool vcpu, u32 id, u32 flags, void *data)
 extern u64 septum_pml;
 void septum_flush(struct kvm_vcpu *vcpu);
 void septum_progress(void);
+void septum_completed(struct kvm_vcpu *vcpu);
 int septum_page_fault(struct kvm_vcpu *vcpu, u64 gpa, u64 code);
 
 /* vcpu.c */

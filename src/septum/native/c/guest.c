@@ -33,6 +33,12 @@ void septum_progress(void)
 	service(SEPTUM_PROGRESS, 0, 0, 0, NULL);
 }
 
+/* The host has done what the guest wanted to. */
+void septum_completed(struct kvm_vcpu *vcpu)
+{
+	service(SEPTUM_COMPLETED, id_of(vcpu), 0, 0, NULL);
+}
+
 /* KVM's own INVEPT on the vCPU's CPU. */
 void septum_flush(struct kvm_vcpu *vcpu)
 {
@@ -189,6 +195,6 @@ int M(vmx_handle_exit)(struct kvm_vcpu *vcpu, fastpath_t fastpath)
 		return !septum_leave[id];
 	r = septum_page_fault(vcpu, left[id].gfn << PAGE_SHIFT, left[id].code);
 	if (emulated[id])
-		service(SEPTUM_COMPLETED, id, 0, 0, NULL);
+		septum_completed(vcpu);
 	return r;
 }

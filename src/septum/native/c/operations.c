@@ -5,6 +5,7 @@
 #include <linux/moduleparam.h>
 #include "glue.h"
 
+long septum_op_unmap_hva(u64 start, u64 end);
 extern const struct kernel_param_ops nx_huge_pages_ops;
 void tdp_mmu_zap_root(struct kvm *kvm, struct kvm_mmu_page *root, bool shared);
 
@@ -68,11 +69,6 @@ long septum_op_prefault(u64 id, u64 gfn)
 	septum_tell(SEPTUM_TELL_REACHED,
 		    (u64)(r < 0 ? "prefault was refused" : "prefault mapped or found the page"), 0);
 	return r;
-}
-
-long septum_op_run_vcpu(u64 id)
-{
-	return kvm_vcpu_ioctl(septum_vcpu_file[id], KVM_RUN, 0);
 }
 
 long septum_op_init_mem_region(u64 gfn)
@@ -253,8 +249,9 @@ static void close_gmem(u64 file)
 {
 	struct file *f = septum_gmem_file[file];
 
-	if (!f || !file_ref_read(&f->f_ref))
+	if (!f)
 		return;
+	septum_gmem_file[file] = NULL;
 	septum_touch(&f->f_ref, 8, SEPTUM_ATOMIC);
 	septum_tell(SEPTUM_TELL_LAST, (u64)&f->f_ref, 0);
 	fput(f);
@@ -280,6 +277,31 @@ long septum_op_set_attributes(u64 start, u64 end, u64 private)
 	return r;
 }
 
+/* Userspace converts a page, and gives back the memory of the other side. */
+static void convert(u64 gfn, bool private)
+{
+	septum_op_set_attributes(gfn, gfn + 1, private);
+	if (private)
+		septum_op_unmap_hva(gfn, gfn + 1);
+	else
+		septum_op_punch_hole(gfn, gfn + 1, 0);
+}
+
+/* KVM_RUN until the guest has nothing left to do; MapGPA is answered by userspace. */
+long septum_op_run_vcpu(u64 id)
+{
+	struct kvm_run *run = septum_vcpu[id]->run;
+	long r;
+
+	for (;;) {
+		r = kvm_vcpu_ioctl(septum_vcpu_file[id], KVM_RUN, 0);
+		if (r || septum_leave[id] || run->exit_reason != KVM_EXIT_HYPERCALL)
+			return r;
+		convert(run->hypercall.args[0] >> PAGE_SHIFT,
+			run->hypercall.args[2] & KVM_MAP_GPA_RANGE_ENCRYPTED);
+	}
+}
+
 /* --- the end ----------------------------------------------------------------------------------- */
 
 long septum_op_release_hkid(void)
@@ -295,23 +317,6 @@ static void close_file(struct file **slot)
 	if (f)
 		fput(f);
 	*slot = NULL;
-}
-
-long septum_op_close_vcpu(u64 id)
-{
-	close_file(&septum_vcpu_file[id]);
-	return 0;
-}
-
-/* userspace's main thread exits: guest_memfd, then the VM. */
-long septum_op_teardown(void)
-{
-	u64 i;
-
-	for (i = 0; i < SEPTUM_FILES; i++)
-		close_gmem(i);
-	close_file(&septum_vm_file);
-	return 0;
 }
 
 /* userspace closes everything: guest_memfd, vCPUs, the VM. */

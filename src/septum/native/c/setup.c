@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Making a TD in its start state, through the ioctls of the kernel under test. */
+#include <uapi/linux/kvm_para.h>
 #include "glue.h"
 
 struct kvm *septum_kvm;
@@ -102,6 +103,7 @@ long septum_create_vm(u64 td, u64 log, u64 quirks, u64 tracking)
 		return -EINVAL;
 	if (!td)
 		return 0;
+	septum_kvm->arch.hypercall_exit_enabled = BIT(KVM_HC_MAP_GPA_RANGE);
 	init.vm.cpuid.nent = 1;
 	init.vm.cpuid.entries[0].function = 0x80000008;
 	init.vm.cpuid.entries[0].eax = 48 << 16;

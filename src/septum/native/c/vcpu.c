@@ -127,17 +127,28 @@ u8 septum_leave[SEPTUM_CPUS];	/* set when the guest has nothing left to do */
 
 int M(kvm_arch_vcpu_ioctl_run)(struct kvm_vcpu *vcpu)
 {
-	int r;
+	int r = 1;
 
 	vcpu_load(vcpu);
 	septum_leave[(u32)septum_get(&vcpu->vcpu_id)] = 0;
+	vcpu->run->exit_reason = KVM_EXIT_UNKNOWN;
 	kvm_vcpu_srcu_read_lock(vcpu);
-	do {
+	if (vcpu->arch.complete_userspace_io) {
+		int (*complete)(struct kvm_vcpu *) = vcpu->arch.complete_userspace_io;
+
+		vcpu->arch.complete_userspace_io = NULL;
+		r = complete(vcpu);
+		if (r > 0)
+			septum_completed(vcpu);
+	}
+	while (r > 0) {
 		r = enter_guest(vcpu);
 		if (r <= 0)
 			break;
 		septum_tell(SEPTUM_TELL_ROUND, (u32)septum_get(&vcpu->vcpu_id), 0);
-	} while (!septum_leave[(u32)septum_get(&vcpu->vcpu_id)]);
+		if (septum_leave[(u32)septum_get(&vcpu->vcpu_id)])
+			break;
+	}
 	kvm_vcpu_srcu_read_unlock(vcpu);
 	vcpu_put(vcpu);
 	return r;
