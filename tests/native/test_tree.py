@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from septum.native.link import _run
 from septum.native.operations import EVERYTHING, bind, real_end, real_gfn, removals, unsupported
 from septum.native.stubs import assembler, rename_table
 from septum.native.tree import check_tools, read_tree
-from septum.scenarios.model import Op, op, run_vcpu
+from septum.scenarios.model import Op, TaskSpec, op, run_vcpu
 from septum.scenarios.suite import SCENARIOS, find
 
 KERNEL = ("Kbuild", "arch/x86/Kconfig", "virt/kvm/kvm_main.c")
@@ -115,7 +116,8 @@ def test_what_a_task_is_there_to_remove(
 
 def test_what_is_not_offered_says_so() -> None:
     assert not unsupported(find("fault-fault"))
-    assert "zap_table" in unsupported(find("subtree"))
+    merging = replace(find("fault-fault"), tasks=(TaskSpec("host", (op("merge", 0),)),))
+    assert "operation merge" in unsupported(merging)
     offered = [s.name for s in SCENARIOS.values() if not unsupported(s)]
     assert {"fault-punch", "install-accept", "zap-accept", "vm-dies"} <= set(offered)
     assert not any(unsupported(s) for s in operation_scenarios())
