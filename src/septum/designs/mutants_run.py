@@ -28,6 +28,17 @@ MUTANTS: Final = (
         alone=True,
     ),
     Mutant(
+        "unmap-skips-invalid-roots",
+        "2.3",
+        "the MMU notifier's unmap visits valid roots only",
+        "zap-fast-unmap",
+        "",
+        (change("kvm_tdp_mmu_unmap_gfn_range", " | KVM_INVALID_ROOTS", ""),),
+        survives="the fast zap waits until no vCPU is in the guest on an invalid root, and a vCPU "
+        "flushes when it loads the next one, so the page that is freed is mapped but not used; "
+        "that a root of nobody maps a freed page is no rule here",
+    ),
+    Mutant(
         "yield-without-flush",
         "3.4",
         "a walk that yields drops the flush that it owes",

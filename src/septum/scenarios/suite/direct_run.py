@@ -63,6 +63,16 @@ UNMAP = (
         bound=3000,
     ),
     Scenario(
+        "zap-fast-unmap",
+        "userspace frees a page while a fast zap has its roots invalidated and not zapped yet",
+        "Does the MMU notifier visit invalid roots, whose leafs still map the page?",
+        (host(op("zap_all_fast"), name="zap"), host(op("unmap_hva", 0, 1))),
+        _start(_access(0)),
+        must_occur=("a direct leaf was zapped",),
+        geometry=TWO_LEVELS,
+        designs=SETTERS,
+    ),
+    Scenario(
         "run-delete-slot",
         "a memslot that a running vCPU may have cached is deleted: everything is zapped fast",
         "Has every vCPU left the old root when the ioctl returns?",
