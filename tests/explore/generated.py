@@ -18,7 +18,7 @@ from septum.explore import MachineProgram, Options, search
 from septum.machine import RCU, Execution, Machine, Mutex, RWLock, TryLock, Word
 from septum.machine.sync import wait_until
 
-__all__ = ["KINDS", "Compared", "Spec", "build", "compare", "specs"]
+__all__ = ["BUGS", "KINDS", "Compared", "Spec", "build", "compare", "specs"]
 
 Op = tuple[str, int, int]
 Note = Callable[[object], None]
@@ -264,6 +264,7 @@ def build(spec: Spec) -> MachineProgram:
     return MachineProgram(m, [(f"t{n}", body(n, ops)) for n, ops in enumerate(spec.tasks)], settle)
 
 
+BUGS = ("bug", "lbug", "radd", "rend", "write", "cas", "wpoke", "await", "gate", "runtil")
 # Few operations in a program meet each other more often than many.
 _PALETTES = (
     KINDS,
@@ -271,7 +272,7 @@ _PALETTES = (
     ("runtil", "muntil", "until2", "gate", "gmerged", "gchosen", "gcount", "wlock", "mutex"),
     ("usum", "sum", "xsum", "radd", "wlock"),
     ("until", "set", "flag", "rend", "runtil", "gate", "wpoke", "wlock"),
-    ("bug", "lbug", "radd", "rend", "write", "cas", "wpoke", "await", "gate", "runtil"),
+    BUGS,
 )
 
 

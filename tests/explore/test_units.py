@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 
 import pytest
+from generated import BUGS, Spec, build
 from programs import file_system, indexer, last_zero, random_program, readers
 
 from septum.explore import MachineProgram, frontier, search
@@ -82,6 +83,37 @@ def test_random_programs(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
             assert found.complete and found.traces == whole.traces, seed
             assert set(found.found) == set(whole.found)
             assert found == shared[0]
+
+
+def _with_bug(seed: int) -> Spec:
+    rng = random.Random(seed)
+    tasks, longest = rng.choice([(2, 3), (3, 2)])
+
+    def op() -> tuple[str, int, int]:
+        return (rng.choice(BUGS), rng.randrange(2), rng.randint(1, 3))
+
+    return Spec(tuple(tuple(op() for _ in range(rng.randint(1, longest))) for _ in range(tasks)))
+
+
+def test_programs_that_bug_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same findings and traces in any order, though BUG() ends executions."""
+    compared = 0
+    for seed in range(60):
+        spec = _with_bug(seed)
+        whole = search(build(spec))
+        if whole.executions > 60 or not any(rule.startswith("BUG") for rule in whole.found):
+            continue
+        compared += 1
+        size = 1 + seed % 3
+        shared = [
+            explore(build(spec), monkeypatch, size, order=order).found for order in (None, seed)
+        ]
+        shared.append(explore(build(spec), monkeypatch, size, put_aside=True).found)
+        for found in shared:
+            found.seconds = 0.0
+            assert found.traces == whole.traces and set(found.found) == set(whole.found), seed
+            assert found == shared[0], seed
+    assert compared > 5
 
 
 @pytest.mark.parametrize("make", [lambda: readers(6), lambda: last_zero(5)])
