@@ -131,3 +131,30 @@ def test_task_names_are_text() -> None:
     assert task_name("vm\xc3\xbc") == "vmü"
     assert task_name("a\x1b[31m") == "a?[31m"
     assert task_name("\xff") == "\ufffd"
+
+
+PERF_SCRIPT = """\
+              sh  4070 [000] 18750.176794: raw_syscalls:sys_enter: NR 12 (0, 7ffd255b4c2c, 0, 37f)
+       CPU 0/KVM  5526 [001] 18777.134186: raw_syscalls:sys_enter: NR 110 (7ffb7f075990, 0)
+              sh  4070/4070  [000] 18750.176794: raw_syscalls:sys_enter: NR 12 (0, 7ffd255b4c2c, 0)
+sh  5431 [000] 18773.800453:    sched:sched_switch: prev_comm=sh prev_pid=5431 prev_prio=120
+\tffffffff82265488 __schedule+0x628 ([kernel.kallsyms])
+\t           1ab70 _start+0x0 (/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2)
+\t               0 [unknown] ([unknown])
+
+sh  5431 [000] 18773.799902: raw_syscalls:sys_exit: NR 9 = 140065157439488
+"""
+"""Recorded by perf 6.1: default, a task with a space in its name, -F pid,tid, and -g."""
+
+
+def test_what_perf_script_prints() -> None:
+    parsed = [parse_line(line) for line in PERF_SCRIPT.splitlines()]
+    records = [record for record in parsed if isinstance(record, tuple)]
+    assert [(r[0].strip(), r[1], r[2], r[4]) for r in records] == [
+        ("sh", "4070", "000", "sys_enter"),
+        ("CPU 0/KVM", "5526", "001", "sys_enter"),
+        ("sh", "4070", "000", "sys_enter"),
+        ("sh", "5431", "000", "sched_switch"),
+        ("sh", "5431", "000", "sys_exit"),
+    ]
+    assert parsed.count(None) == 4  # the call chain and the empty line

@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from click.testing import CliRunner, Result
 from trace_rig import DATA, EMPTY, FROZEN, Writer, leaf, run, table
@@ -21,6 +22,7 @@ from septum.trace import replay
 from septum.trace.recording import MAX_SAMPLES, Replay
 from septum.trace.watch import tree_lines
 
+SCHEMA = json.loads((DATA.parents[2] / "docs/schemas/replay.json").read_text())
 DIRTYLOG = DATA / "linux-7.3-dirtylog.trace.xz"
 BEGIN = DATA / "linux-7.3-begin.trace"
 
@@ -127,7 +129,11 @@ def test_looks_as_json() -> None:
     document = json.loads(result.output)
     (recording,) = document["results"]
     assert recording["history"] and all(int(r["gfn"]) <= 0x40000 for r in recording["history"])
-    assert recording["trees"][0].startswith("root 0: as_id 0")
+    (root,) = recording["trees"]
+    assert (root["as_id"], root["level"], root["gfn"]) == (0, 4, "0")
+    below = root["entries"][0]["table"]
+    assert below["level"] == 3 and root["entries"][0]["is"] == f"table {below['pfn']}"
+    jsonschema.validate(document, SCHEMA)
 
 
 def test_csv_has_every_change(tmp_path: Path) -> None:

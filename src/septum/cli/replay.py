@@ -20,7 +20,7 @@ from septum.report.replay_text import replay_lines
 from septum.trace import ReplayResult, replay
 from septum.trace.export import exporter
 from septum.trace.replay import RELEASES, follow
-from septum.trace.watch import Row, Watch, tree_lines
+from septum.trace.watch import Row, Watch, tree_lines, tree_objects
 
 __all__ = ["command"]
 
@@ -161,7 +161,7 @@ def _look(file: str, kernel: str | None, gfn: int | None, at: str | None, *, as_
         watch.line, watch.time = _moment(at)
     run = follow(file, kernel=kernel, watch=watch, progress=one_progress(file))
     if as_json:
-        trees = None if at is None else tree_lines(run.tables, gfn)
+        trees = None if at is None else tree_objects(run.tables, gfn)
         history = None if gfn is None else watch.history
         click.echo(dump(replay_look_document(run.result, history, trees)), nl=False)
         return

@@ -86,9 +86,9 @@ def replay_document(results: Sequence[ReplayResult]) -> dict[str, Any]:
 
 
 def replay_look_document(
-    result: ReplayResult, history: Sequence[Row] | None, trees: Sequence[str] | None
+    result: ReplayResult, history: Sequence[Row] | None, trees: Sequence[dict[str, Any]] | None
 ) -> dict[str, Any]:
-    """``septum replay`` with ``--gfn`` (``history``) or ``--at`` (``trees``: lines of text)."""
+    """``septum replay`` with ``--gfn`` (``history``) or ``--at`` (``trees``)."""
     out = replay_document([result])
     (recording,) = out["results"]
     if history is not None:

@@ -10,7 +10,7 @@ Source: ``src/td_dispatcher/vm_exits/td_ept_violation.c``, ``tdg_mem_page_accept
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Final
 
@@ -421,7 +421,7 @@ def tdg_mem_page_attr_wr(g: Guest, regs: Mapping[str, int]) -> GuestResult:
     return GuestResult("resume", rax=TDX_SUCCESS)
 
 
-HANDLERS: Final = {
+HANDLERS: Final[dict[str, Callable[..., GuestResult]]] = {
     "TDG.VP.VEINFO.GET": tdg_vp_veinfo_get,
     _ACCEPT: tdg_mem_page_accept,
     _ATTR_RD: tdg_mem_page_attr_rd,

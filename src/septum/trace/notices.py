@@ -111,7 +111,7 @@ class Notices:
         ]
         if self._longest is not None:
             texts.append(
-                f"{self._ended} faults were taken {AGAIN} times or more in a row before they were"
+                f"{_faults(self._ended)} taken {AGAIN} times or more in a row before it was"
                 f" resolved (KVM retries while an MMU notifier works); most: {self._longest.text}"
             )
         texts += [
@@ -121,6 +121,10 @@ class Notices:
         ]
         more = max(len(stuck) - _SHOWN, 0) + max(len(storms) - _SHOWN, 0)
         return [*texts, f"{more} more such faults and zap storms"] if more else texts
+
+
+def _faults(count: int) -> str:
+    return "1 fault was" if count == 1 else f"{count} faults were each"
 
 
 def _mapped(event: Event) -> bool:

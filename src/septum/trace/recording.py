@@ -554,5 +554,5 @@ class Replay:
             )
         if judge.withdrawn:
             notes.append(
-                f"{judge.withdrawn} findings were withdrawn: lost or late lines may explain them"
+                f"findings withdrawn, lost or late lines may explain them: {judge.withdrawn}"
             )

@@ -90,11 +90,12 @@ def bpftrace(tdx: bool, buffer_kb: int) -> str:
         "tracepoint:kvmmmu:kvm_tdp_mmu_spte_changed {\n"
         f"  printf({head}kvm_tdp_mmu_spte_changed: as id %d gfn %llx level %d"
         r' old_spte %llx new_spte %llx\n",'
-        f"\n    {now}, args.as_id, args.gfn, args.level, args.old_spte, args.new_spte);\n}}\n"
+        f"\n    {now}, args->as_id, args->gfn, args->level, args->old_spte, args->new_spte);\n}}\n"
         "tracepoint:kvm:kvm_page_fault {\n"
         f"  printf({head}kvm_page_fault: vcpu %u rip 0x%lx address 0x%016llx error_code"
         r' 0x%llx\n",'
-        f"\n    {now}, args.vcpu_id, args.guest_rip, args.fault_address, args.error_code);\n}}\n"
+        f"\n    {now}, args->vcpu_id, args->guest_rip, args->fault_address,"
+        " args->error_code);\n}\n"
     )
     if tdx:
         program += (
@@ -112,7 +113,7 @@ def bpftrace(tdx: bool, buffer_kb: int) -> str:
             "  delete(@args[tid]);\n}\n"
         )
     return (
-        "# Needs: root, bpftrace 0.20 or newer with BTF; kprobes cost less through tracefs.\n"
+        "# Needs: root, bpftrace 0.17 or newer; kprobes cost less through tracefs.\n"
         f"cat > septum.bt <<'EOF'\n{program}EOF\n"
         f"BPFTRACE_PERF_RB_PAGES={max(buffer_kb // 4, 64)} bpftrace septum.bt > vm.trace\n"
         "septum replay vm.trace\n"

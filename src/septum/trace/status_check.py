@@ -83,12 +83,12 @@ class StatusCheck:
         said = []
         if compared or still_open or self.overlapped:
             text = (
-                f"{compared} SEAMCALLs of the memory path: the TDX Module model answers them alike"
+                f"SEAMCALLs of the memory path that the TDX Module model answers alike: {compared}"
             )
             if still_open:
-                text += f"; {still_open} were not compared, the state they met is not known"
+                text += f"; not compared, the state they met is not known: {still_open}"
             if self.overlapped:
-                text += f"; {self.overlapped} were not judged, calls of other CPUs overlap them"
+                text += f"; not judged, calls of other CPUs overlap them: {self.overlapped}"
             said.append(text)
         said += [
             f"TD {tdr:x}: {count} more SEAMCALLs that the TDX Module model answers otherwise"

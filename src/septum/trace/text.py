@@ -44,14 +44,14 @@ match_rest: Final = re.compile(
 ).match
 """What follows ``]`` of the CPU.  Groups: time; the fields of a change; or name, payload."""
 _PERF: Final = re.compile(
-    r"[ \t]{0,32}(.{0,48}?)[ \t]{1,8}(\d{1,10})" + _AFTER_PID, re.ASCII | re.DOTALL
+    r"[ \t]{0,32}(.{0,48}?)[ \t]{1,8}(?:\d{1,10}/)?(\d{1,10})" + _AFTER_PID, re.ASCII | re.DOTALL
 )
 _LOST: Final = re.compile(
     r"\s*CPU:?\s*(\d{1,5})\s*\[(?:LOST (\d{1,18}) EVENTS|(?:(\d{1,18}) )?EVENTS DROPPED)\]\s*"
 )
 _WRITTEN: Final = re.compile(r"# entries-in-buffer/entries-written: (\d{1,18})/(\d{1,18})\b")
 _STARTED: Final = re.compile(r"#{3,} CPU (\d{1,5}) buffer started #{3,}")
-_STACK: Final = re.compile(r" ?=> |\s*<stack trace>|\t\s*[0-9a-f]{4,16} ")
+_STACK: Final = re.compile(r" ?=> |\s*<stack trace>|\t\s*[0-9a-f]{1,16} ")
 """Call chains that ftrace or perf print below an event."""
 _PERF_LOST: Final = re.compile(r".*PERF_RECORD_LOST.*?lost (\d{1,18})")
 

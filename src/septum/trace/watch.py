@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from septum.kvm.shadow import UNKNOWN, ShadowTables, Table, is_table
 from septum.kvm.spte import spte_to_pfn
@@ -15,7 +15,7 @@ from septum.trace.events import SpteChanged
 from septum.trace.rules import Where, describe_spte
 from septum.trace.text import task_name
 
-__all__ = ["Row", "Watch", "tree_lines"]
+__all__ = ["Row", "Watch", "tree_lines", "tree_objects"]
 
 MAX_ROWS: Final = 100_000
 _SPAN: Final = 9
@@ -74,6 +74,41 @@ class Watch:
 def tree_lines(tables: ShadowTables, gfn: int | None = None) -> list[str]:
     """The trees that the lines so far leave, from the roots down; neighbours that go on
     alike are one row.  ``gfn``: only the entries on the way to it."""
+    rows: list[str] = []
+    for number, table in enumerate(_tops(tables)):
+        name = "root" if table.level >= 4 else "table whose parent is unknown"
+        rows.append(f"{name} {number}: as_id {table.as_id} gfn {table.base:x} level {table.level}")
+        rows += _table(tables, table, "  ", gfn)
+    return rows
+
+
+def tree_objects(tables: ShadowTables, gfn: int | None = None) -> list[dict[str, Any]]:
+    """`tree_lines` as data: each table with its entries, entries with the table below.
+    Numbers are hexadecimal text, as in the recording."""
+    return [_object(tables, table, gfn) for table in _tops(tables)]
+
+
+def _object(tables: ShadowTables, table: Table, gfn: int | None) -> dict[str, Any]:
+    entries = []
+    for index, value, text in _entries(tables, table, gfn):
+        first = table.base + (index << tables.shifts[table.level - 1])
+        one: dict[str, Any] = {"gfn": f"{first:x}", "spte": f"{value:x}", "is": text}
+        child = _child(tables, table, value)
+        if child is not None:
+            one["table"] = _object(tables, child, gfn)
+        entries.append(one)
+    page = f"{table.pfn:x}" if table.pfn >= 0 else None
+    return {
+        "as_id": table.as_id,
+        "level": table.level,
+        "gfn": f"{table.base:x}",
+        "pfn": page,
+        "entries": entries,
+    }
+
+
+def _tops(tables: ShadowTables) -> list[Table]:
+    """Roots, and tables whose parent is unknown."""
     below = {id(table): table for group in tables.groups.values() for table in group}
     for group in list(tables.groups.values()):
         for table in group:
@@ -81,13 +116,8 @@ def tree_lines(tables: ShadowTables, gfn: int | None = None) -> list[str]:
                 child = _child(tables, table, value)
                 if child is not None:
                     below.pop(id(child), None)
-    rows: list[str] = []
     tops = [table for table in below.values() if not table.dying]
-    for number, table in enumerate(sorted(tops, key=lambda t: (t.as_id, -t.level, t.base))):
-        name = "root" if table.level >= 4 else "table whose parent is unknown"
-        rows.append(f"{name} {number}: as_id {table.as_id} gfn {table.base:x} level {table.level}")
-        rows += _table(tables, table, "  ", gfn)
-    return rows
+    return sorted(tops, key=lambda t: (t.as_id, -t.level, t.base))
 
 
 def _child(tables: ShadowTables, table: Table, value: int) -> Table | None:
