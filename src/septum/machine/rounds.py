@@ -24,7 +24,7 @@ __all__ = ["CONFIRM", "Rounds", "endless"]
 CONFIRM: Final = 300
 """Steps for which a cycle is repeated, at least, before it is taken for endless."""
 
-_LOOKS = 8  # at one place; then at every power of two
+_LOOKS = 500  # at one place; then at every power of two, and plans may go round in vain
 _TIMES = 10  # how often the end of an execution repeats, at least, without known states
 
 
