@@ -46,7 +46,7 @@ def test_it_is_built_and_holds() -> None:
 def test_it_does_what_the_python_design_does() -> None:
     result = septum("diff", "-s", "fault-punch", "-s", "install-accept")
     assert result.returncode == 0, result.stdout
-    assert "2 compared: 0 differ, 0 not complete" in result.stdout
+    assert "2 scenarios compared; 0 differ, 0 not complete" in result.stdout
 
 
 def _both(built: NativeBuilt) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from septum.cli import main
 from septum.machine.geometry import Geometry
 from septum.native.build import build, find_built, own_digest
-from septum.native.diff import operation_scenarios
+from septum.native.diff_operations import _difference, start_trees
 from septum.native.errors import BuildError
 from septum.native.kbuild import Kbuild
 from septum.native.link import _run
@@ -120,7 +120,6 @@ def test_what_is_not_offered_says_so() -> None:
     assert "operation merge" in unsupported(merging)
     offered = [s.name for s in SCENARIOS.values() if not unsupported(s)]
     assert {"fault-punch", "install-accept", "zap-accept", "vm-dies"} <= set(offered)
-    assert not any(unsupported(s) for s in operation_scenarios())
 
 
 def test_stubs() -> None:
@@ -242,3 +241,22 @@ def test_content_does_not_depend_on_where_a_tree_lies(tmp_path: Path) -> None:
     assert read_tree(one).digest() == read_tree(other).digest()
     (other / OPS).write_text("set_external_spte /* edited */")
     assert read_tree(one).digest() != read_tree(other).digest()
+
+
+def test_small_start_trees_are_enumerated() -> None:
+    """Three states of four pages; before finalization, two."""
+    trees = start_trees()
+    assert len(trees) == len(set(trees)) == 3**4 + 2**4
+    assert all(set(tree.accepted) <= set(tree.mapped) for tree in trees)
+
+
+def test_the_first_difference_is_told_with_what_led_to_it() -> None:
+    same = [("SPTE", 1, 0, "none", "frozen"), ("SEAMCALL", "TDH.MEM.PAGE.AUG", "TDX_SUCCESS")]
+    assert _difference(("v7.3", "linux"), same, list(same)) == ""
+    told = _difference(("v7.3", "linux"), [*same, ("RETURN", "ok")], same)
+    assert told.splitlines() == [
+        "step 2: v7.3: RETURN ok; linux: nothing more",
+        "  after:",
+        "  SPTE 1 0 none frozen",
+        "  SEAMCALL TDH.MEM.PAGE.AUG TDX_SUCCESS",
+    ]

@@ -26,14 +26,14 @@ from septum.designs import lookup
 from septum.explore import Options
 from septum.native.build import Built, build
 from septum.native.code import Code
-from septum.native.diff import compare_scenario, operation_scenarios
+from septum.native.diff import compare_scenario
+from septum.native.diff_operations import compare_operations, start_trees
 from septum.native.errors import BuildError
 from septum.native.replay import search_near
 from septum.native.subject import KernelSubject
 from septum.report.layout import command as command_lines
 from septum.report.layout import number
 from septum.scenarios.counterexample import load
-from septum.scenarios.model import Scenario
 from septum.scenarios.suite import find
 
 __all__ = ["command"]
@@ -189,20 +189,22 @@ def diff_command(
 ) -> None:
     """Compare TREE's C code with a Python DESIGN (default v7.3).
 
-    Every operation alone, from small start trees: SPTE changes and SEAMCALLs in order.  Then
-    scenarios (with -s only these): findings, and the set of settled states.
+    Every operation alone, from every small start tree: SPTE changes, SEAMCALLs, the return
+    value, WARN and BUG.  Then scenarios (with -s only these): findings, and the set of
+    settled states.
 
     Exit status 0: equal; 1: a difference; 3: a search was not complete; 2: wrong usage.
     """
     lookup(design)
     code = _build(tree).code
     names = scenarios or default_scenarios()
-    chosen: list[Scenario] = [] if scenarios else list(operation_scenarios())
-    chosen += [find(name) for name in dict.fromkeys(names)]
-    differ = incomplete = 0
+    differ = 0 if scenarios else _diff_operations(code, design)
+    compared = incomplete = 0
+    chosen = [find(name) for name in dict.fromkeys(names)]
     for scenario in chosen:
         _tell(scenario.name)
         found = compare_scenario(code, design, scenario, Options(budget_s=budget))
+        compared += not found.note
         differ += bool(found.text)
         incomplete += not found.complete
         said = found.note or f"equal, {found.states} settled states"
@@ -211,8 +213,26 @@ def diff_command(
         click.echo(f"{scenario.name}: {'DIFFERENT' if found.text else said}")
         if found.text:
             click.echo("  " + found.text.replace("\n", "\n  "))
-    click.echo(f"{len(chosen)} compared: {differ} differ, {incomplete} not complete")
+    click.echo(f"{compared} scenarios compared; {differ} differ, {incomplete} not complete")
     ctx.exit(1 if differ else 3 if incomplete else 0)
+
+
+def _diff_operations(code: Code, design: str) -> int:
+    """Compare single operations; how many differ."""
+    trees = start_trees()
+    compared = differ = 0
+    for nth, start in enumerate(trees, 1):
+        _tell(f"operations from start tree {nth} of {len(trees)}")
+        for name, difference in compare_operations(code, design, start):
+            compared += 1
+            differ += bool(difference)
+            if difference:
+                click.echo(f"{name}: DIFFERENT\n  " + difference.replace("\n", "\n  "))
+    _tell("")
+    click.echo(
+        f"single operations: {compared} compared, from {len(trees)} start trees: {differ} differ"
+    )
+    return differ
 
 
 def _tell(what: str) -> None:

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The compiled kernel and a Python design check each other.
-
-Every operation alone, from small start trees: the same sequence of SPTE changes and SEAMCALLs.
-Every scenario: the same findings and the same set of settled states.  Pages are compared by
-what they map, not by their numbers, which differ.
+"""The compiled kernel and a Python design check each other in scenarios: the same findings and
+the same set of settled states.  Pages are compared by what they map, not by their numbers,
+which differ.  `septum.native.diff_operations` compares single operations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from errno import errorcode
 from typing import Any, Final
 
 from septum.explore import Options, search
@@ -23,32 +21,16 @@ from septum.native.operations import unsupported
 from septum.native.process import ImageDied, ImageProcess, Wanted
 from septum.native.program import NativeBuilt, SharingGrew
 from septum.scenarios.build import Built, build
-from septum.scenarios.model import Scenario, Start, TaskSpec, op
+from septum.scenarios.model import Scenario
 from septum.scenarios.start import StartError
 from septum.tdx import status
 from septum.tdx.sept import state_of
 
-__all__ = ["Difference", "compare_scenario", "operation_scenarios"]
+__all__ = ["Difference", "Side", "compare_scenario", "native_side", "python_side", "words_of"]
 
 State = tuple[tuple[Any, ...], ...]
 _RESTARTS: Final = 60
 _MEMORY_LEAFS: Final = ("TDH.MEM.", "TDH.PHYMEM.PAGE")
-
-_OPERATIONS: Final = (
-    op("fault", 0),
-    op("fault", 3),
-    op("prefault", 1),
-    op("zap_leafs", 0, 2),
-    op("zap_range", 0, 4),
-    op("punch_hole", 0, 1),
-    op("punch_hole", 0, 4),
-)
-_TREES: Final = (
-    Start(vcpus=1),
-    Start(vcpus=1, mapped=(0,)),
-    Start(vcpus=1, mapped=(0, 1, 2)),
-    Start(vcpus=1, mapped=(0, 3), accepted=(0,)),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +48,6 @@ class Difference:
     note: str = ""
 
 
-def operation_scenarios() -> list[Scenario]:
-    """Each operation alone, from each small start tree."""
-    out = []
-    for what, start in product(_OPERATIONS, _TREES):
-        vcpu = 0 if what.name in ("fault", "prefault") else -1
-        mapped = ",".join(map(str, start.mapped)) or "nothing"
-        name = f"{what.text} with {mapped} mapped"
-        task = TaskSpec("vcpu0" if not vcpu else "host", (what,), vcpu=vcpu)
-        out.append(Scenario(name, name, "", (task,), start, epilogue=False))
-    return out
-
-
 # --- one form for both sides ------------------------------------------------------------------
 
 
@@ -89,7 +59,7 @@ def _kind(value: int, level: int) -> str:
     return "leaf" if is_last_spte(value, level) else "table"
 
 
-class _Side:
+class Side:
     """What one side did, in neutral words.  ``small`` turns its GFNs into the scenario's;
     None: not part of the scenario."""
 
@@ -102,6 +72,7 @@ class _Side:
         built.program.settle = self._settled
         built.view.subscribe("spte", self._spte)
         built.view.subscribe("seamcall", self._seamcall)
+        built.view.subscribe("returned", self._returned)
 
     def _spte(self, change: SpteChange) -> None:
         entry = change.entry
@@ -114,6 +85,10 @@ class _Side:
     def _seamcall(self, name: str, regs: Any, result: Any) -> None:
         if name.startswith(_MEMORY_LEAFS):
             self.sequence.append(("SEAMCALL", name, status.decode(result.rax)))
+
+    def _returned(self, result: int | None) -> None:
+        value = int(result or 0)
+        self.sequence.append(("RETURN", errorcode.get(-value, str(value)) if value < 0 else "ok"))
 
     def _settled(self) -> None:
         state = self._state()
@@ -149,13 +124,13 @@ class _Side:
         raise RuntimeError("tasks share ever more words; report this")
 
 
-def _python(built: Built) -> _Side:
+def python_side(built: Built) -> Side:
     slots = built.kvm.slots
     end = max(s.base_gfn + s.npages for s in slots)
-    return _Side(built, lambda gfn, level: gfn if gfn < end else None)
+    return Side(built, lambda gfn, level: gfn if gfn < end else None)
 
 
-def _native(built: NativeBuilt) -> _Side:
+def native_side(built: NativeBuilt) -> Side:
     params = built.params
     geometry = Geometry(bits=params["bits"], levels=params["levels"])
 
@@ -170,7 +145,7 @@ def _native(built: NativeBuilt) -> _Side:
             out |= index << n * geometry.bits
         return out
 
-    return _Side(built, small)
+    return Side(built, small)
 
 
 # --- comparing --------------------------------------------------------------------------------
@@ -192,8 +167,8 @@ def compare_scenario(code: Code, design: str, scenario: Scenario, options: Optio
 
 def _compare(compiled: NativeBuilt, design: str, options: Options) -> Difference:
     scenario, name = compiled.scenario, compiled.design_name
-    model = _python(build(design, scenario))
-    code = _native(compiled)
+    model = python_side(build(design, scenario))
+    code = native_side(compiled)
     compiled.program.warm_up()
     ours, whole = model.run(options)
     theirs, all_of_it = code.run(options)
@@ -206,16 +181,12 @@ def _compare(compiled: NativeBuilt, design: str, options: Options) -> Difference
 def _differences(
     design: str,
     name: str,
-    model: tuple[_Side, set[str]],
-    code: tuple[_Side, set[str]],
+    model: tuple[Side, set[str]],
+    code: tuple[Side, set[str]],
     names: Sequence[str],
     complete: bool,
 ) -> Iterator[str]:
     (ours, our_rules), (theirs, their_rules) = model, code
-    if len(names) == 1 and ours.sequence != theirs.sequence:
-        pairs = zip([*ours.sequence, ("end",)], [*theirs.sequence, ("end",)], strict=False)
-        at, (one, other) = next((n, p) for n, p in enumerate(pairs) if p[0] != p[1])
-        yield f"step {at}: {design} does {_words(one)}, {name} does {_words(other)}"
     if our_rules != their_rules:
         yield f"findings: {design} {_list(our_rules)}, {name} {_list(their_rules)}"
     if not complete:
@@ -224,12 +195,14 @@ def _differences(
         only = [state for state in side.states if state not in against.states]
         if only:
             schedule = " ".join(names[t] for t in side.states[only[0]])
-            words = ", ".join(_words(item) for item in only[0] if item[0] != "VM" or any(item[1:]))
+            words = ", ".join(
+                words_of(item) for item in only[0] if item[0] != "VM" or any(item[1:])
+            )
             yield f"settled state that only {who} reaches: {words}"
             yield f"  by the schedule: {schedule}"
 
 
-def _words(item: tuple[Any, ...]) -> str:
+def words_of(item: tuple[Any, ...]) -> str:
     return " ".join(str(part) for part in item if part != "")
 
 

@@ -196,6 +196,18 @@ class NativeBuilt:
         profile = find_profile(self.params["profile"])
         return profile is not None and profile.hypothetical
 
+    def do_instead(self, scenario: Scenario) -> None:
+        """Give the program the tasks of another scenario with the same start state, without
+        the scheduler in C."""
+        geometry = Geometry(bits=self.params["bits"], levels=self.params["levels"])
+        self.program.give_up_engine()
+        _allow_removals(self.monitors, geometry, scenario)
+        plans = _plans(self.driver, geometry, scenario)
+        self.program.bodies = [
+            (task.name, _body(self.driver, n, plan))
+            for n, (task, plan) in enumerate(zip(scenario.tasks, plans, strict=True))
+        ]
+
     def describe(self, what: str, args: tuple[Any, ...]) -> str:
         """An event of the module as one short line."""
         if what != "seamcall":
@@ -323,7 +335,7 @@ def _body(driver: Driver, number: int, plan: Sequence[Plan]) -> Callable[[], Non
         for position, call in enumerate(plan):
             if call.load is not None:
                 driver.load(number, position, call.load)
-            driver.call(call.function, *call.args, cpu=call.cpu)
+            driver.m.emit("returned", driver.call(call.function, *call.args, cpu=call.cpu))
 
     return run
 

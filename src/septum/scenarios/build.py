@@ -242,7 +242,7 @@ def _body(kvm: Kvm, task: TaskSpec) -> Callable[[], None]:
         try:
             for number, call in enumerate(calls):
                 kvm.m.emit("operation", task.name, number)
-                call()
+                kvm.m.emit("returned", call())
         except Exception as error:
             if kvm.m.dead:
                 raise

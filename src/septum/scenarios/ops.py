@@ -21,17 +21,19 @@ from septum.scenarios.model import Op
 __all__ = ["GUEST_OPS", "HOST_OPS", "VCPU_OPS", "bind", "run_vcpu", "unknown"]
 
 
-def prefault(kvm: Kvm, vcpu: int, gfn: int) -> None:
+def prefault(kvm: Kvm, vcpu: int, gfn: int) -> int:
     """KVM_PRE_FAULT_MEMORY of one page, and whether it was allowed yet."""
-    r = OPERATIONS["prefault"](kvm, vcpu, gfn)
+    r: int = OPERATIONS["prefault"](kvm, vcpu, gfn)
     kvm.m.reach("prefault mapped or found the page" if r >= 0 else "prefault was refused")
+    return r
 
 
-def run_vcpu(kvm: Kvm, vcpu: int, program: tuple[guest.GuestOp, ...]) -> None:
+def run_vcpu(kvm: Kvm, vcpu: int, program: tuple[guest.GuestOp, ...]) -> int:
     """KVM_RUN until the guest program has ended; MapGPA is answered by userspace."""
     v = kvm.vcpus[vcpu]
-    while not kvm.fn.kvm_vcpu_ioctl_run(v, program) and v.hypercall.v is not None:
+    while not (r := int(kvm.fn.kvm_vcpu_ioctl_run(v, program))) and v.hypercall.v is not None:
         convert(kvm, v.hypercall.v)
+    return r
 
 
 def convert(kvm: Kvm, gfn: int) -> None:
@@ -46,14 +48,14 @@ def convert(kvm: Kvm, gfn: int) -> None:
         OPERATIONS["punch_hole"](kvm, page, page + 1)
 
 
-def init_mem_region(kvm: Kvm, gfn: int) -> None:
+def init_mem_region(kvm: Kvm, gfn: int) -> int:
     """KVM_TDX_INIT_MEM_REGION of one page, not measured, on vCPU 0."""
-    kvm.fn.tdx_vcpu_init_mem_region(kvm.vcpus[0], gfn, 1, False)
+    return int(kvm.fn.tdx_vcpu_init_mem_region(kvm.vcpus[0], gfn, 1, False))
 
 
-def finalize(kvm: Kvm) -> None:
+def finalize(kvm: Kvm) -> int:
     """KVM_TDX_FINALIZE_VM."""
-    kvm.fn.tdx_td_finalize(kvm)
+    return int(kvm.fn.tdx_td_finalize(kvm))
 
 
 def release_hkid(kvm: Kvm) -> None:
@@ -121,8 +123,9 @@ GUEST_OPS: Final[dict[str, Callable[..., guest.GuestOp]]] = {
 }
 
 
-def bind(kvm: Kvm, vcpu: int, what: Op) -> Callable[[], None]:
-    """The operation as a call; ``vcpu`` is the task's (-1: a host thread)."""
+def bind(kvm: Kvm, vcpu: int, what: Op) -> Callable[[], object]:
+    """The operation as a call, with what KVM returned; ``vcpu`` is the task's (-1: a host
+    thread)."""
     if what.name == "run_vcpu":
         program = tuple(_guest_op(kvm, g) for g in what.guest)
         return lambda: run_vcpu(kvm, vcpu, program)
