@@ -160,7 +160,9 @@ def _guest(geometry: Geometry, what: Op) -> GuestOp:
 
 
 _REMOVING: Final = frozenset({"punch_hole", "zap_leafs", "zap_range"})
-_REMOVING_ALL: Final = frozenset({"delete_slot", "destroy_vm", "release_gmem", "release_hkid"})
+_REMOVING_ALL: Final = frozenset(
+    {"close_gmem", "delete_slot", "destroy_vm", "release_gmem", "release_hkid", "zap_table"}
+)
 EVERYTHING: Final = (0, 1 << 52)
 
 
