@@ -45,10 +45,16 @@ def searches() -> dict[str, Callable[[], Any]]:
 
     found: dict[str, Callable[[], Any]] = {}
     for name, maker, n in LITERATURE:
-        found[f"{name}({n})"] = lambda maker=maker, n=n: getattr(programs, maker)(n)
+        found[f"{name}({n})"] = lambda maker=maker, n=n: cells_only(getattr(programs, maker)(n))
     for design, scenario in ROWS:
         found[f"{design} {scenario}"] = lambda d=design, s=scenario: build(d, s, SMALL).program
     return found
+
+
+def cells_only(program: Any) -> Any:
+    """The literature's programs have words and locks only."""
+    program.remembers = True
+    return program
 
 
 def measure(name: str) -> dict[str, Any]:

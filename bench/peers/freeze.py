@@ -97,6 +97,6 @@ RULES = {
     "ORDER": "An S-EPT entry is added once, after its parent, and removed if it is there.",
 }
 PROTOCOLS = [
-    Protocol("right", partial(freeze, faults=2), rules=RULES),
-    Protocol("broken", partial(freeze, faults=2, broken=True), rules=RULES),
+    Protocol("right", partial(freeze, faults=2), rules=RULES, cells_only=True),
+    Protocol("broken", partial(freeze, faults=2, broken=True), rules=RULES, cells_only=True),
 ]

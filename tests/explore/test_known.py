@@ -13,7 +13,8 @@ from generated import build as build_random
 from hypothesis import given, settings
 from literature import COUNTS
 
-from septum.explore import MachineProgram, Options, search
+from septum.explore import MachineProgram, Options, Protocol, Tasks, search
+from septum.explore.protocol import program_of
 from septum.machine import Event, Execution, Machine, MachineError, SpinLock, Word
 from septum.scenarios.build import build
 
@@ -94,3 +95,15 @@ def test_a_task_that_looks_at_no_cell_is_found_out() -> None:
     search(fine)
     with pytest.raises(MachineError, match="no cell"):
         search(odd)
+
+
+@pytest.mark.parametrize("cells_only", [False, True])
+def test_a_protocol_says_whether_its_tasks_may_be_looked_up(cells_only: bool) -> None:
+    def build_it(m: Machine) -> Tasks:
+        x = Word(m, "x", 0)
+        return Tasks({f"t{n}": lambda: (x.fetch_add(1), x.read(), None)[2] for n in range(3)})
+
+    made = program_of(Protocol("counter", build_it, cells_only=cells_only))
+    result = search(made)
+    assert (made.machine.memory is not None) == cells_only
+    assert (result.executions, result.blocked) == (36, 0)  # 3! orders; reads after 3, 2, 1 adds

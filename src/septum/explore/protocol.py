@@ -45,6 +45,9 @@ class Protocol:
     :ivar rules: name of a rule (capitals) and what it states; for reports only.
     :ivar must_occur: what some execution must pass to `Machine.reach`, else the verdict is
         ``vacuous``.
+    :ivar cells_only: all that the tasks and ``settled`` look at is in words, locks and cells,
+        nothing in Python variables that they share: then executions that hold nothing new are
+        looked up, not run (`septum.machine.known`).
     """
 
     name: str
@@ -52,6 +55,7 @@ class Protocol:
     doc: str = ""
     rules: Mapping[str, str] = field(default_factory=dict)
     must_occur: tuple[str, ...] = ()
+    cells_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,9 @@ def program_of(protocol: Protocol, *, memory_model: str = "SC") -> MachineProgra
     tasks = protocol.build(machine)
     if not isinstance(tasks, Tasks) or not tasks.bodies:
         raise ValueError(f"protocol {protocol.name}: build() should return Tasks, at least one")
-    return MachineProgram(machine, list(tasks.bodies.items()), tasks.settled)
+    program = MachineProgram(machine, list(tasks.bodies.items()), tasks.settled)
+    program.remembers = protocol.cells_only
+    return program
 
 
 def check(
