@@ -49,3 +49,26 @@ def test_accessible_at_every_width_and_in_both_themes(page: Chrome, width: int, 
     page.execute_script(f"document.documentElement.dataset.theme = '{'dark' if dark else 'light'}'")
     violations = Axe().run(page)["violations"]
     assert not violations, [(v["id"], v["help"], v["nodes"][0]["html"][:200]) for v in violations]
+
+
+@pytest.fixture(scope="module")
+def long_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12,000 changes: the page holds 4,001 of them."""
+    out = tmp_path_factory.mktemp("replay") / "long.html"
+    file = str(RECORDING.with_name("linux-7.3-dirtylog.trace.xz"))
+    result = CliRunner().invoke(main, ["replay", file, "--html", str(out), "--around", "12300"])
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def test_the_trees_at_any_event_of_a_long_recording(chromium: Chrome, long_report: Path) -> None:
+    assert long_report.stat().st_size < 2_000_000
+    chromium.set_window_size(1400, 1000)
+    chromium.get(long_report.as_uri())
+    story = chromium.find_element(By.CLASS_NAME, "story")
+    assert "4001 of" in story.text and "around line 12300" in story.text
+    assert "Others: --around LINE" in story.text
+    trees = story.find_element(By.CSS_SELECTOR, ".tree").text
+    assert "table 1459db" in trees  # linked by line 24, long before the first step
+    errors = [e for e in chromium.get_log("browser") if e["level"] in ("SEVERE", "WARNING")]
+    assert not errors, errors

@@ -15,12 +15,14 @@ from click.testing import CliRunner, Result
 from trace_rig import DATA, EMPTY, FROZEN, Writer, leaf, run, table
 
 from septum.cli import main, replaying
+from septum.kvm.versions import NPT
 from septum.report.plots import _rates, heat_map, line_chart, replay_plots
+from septum.report.recording_story import before, window
 from septum.report.replay_more import comparison_lines
 from septum.report.replay_text import WIDTH
 from septum.trace import replay
 from septum.trace.recording import MAX_SAMPLES, Replay
-from septum.trace.watch import tree_lines
+from septum.trace.watch import Row, tree_lines
 
 SCHEMA = json.loads((DATA.parents[2] / "docs/schemas/replay.json").read_text())
 DIRTYLOG = DATA / "linux-7.3-dirtylog.trace.xz"
@@ -243,3 +245,32 @@ def test_rates_survive_samples_of_one_time_stamp() -> None:
     """11 zaps, ten of them at one moment, in two parts of 1 s."""
     assert _rates([0.0, 0.5, 0.5, 2.0], [0, 10, 10, 11], [0.0, 1.0, 2.0]) == [0.0, 10.0, 1.0]
     assert _rates([1.0, 1.0], [0, 5], [1.0, 1.0]) == [0.0, 0.0]
+
+
+# ------------------------------------------------------- changes to walk through on a page
+
+
+def rows(count: int) -> list[Row]:
+    return [Row(n + 1, n / 1000, 0, "t-1", 0, n, 1, EMPTY, leaf(n)) for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("middle", "expected"),
+    [(None, (89, 100)), (50, (44, 55)), (1, (0, 11)), (100, (89, 100)), (7000, (89, 100))],
+)
+def test_the_window_of_changes(middle: int | None, expected: tuple[int, int]) -> None:
+    assert window(rows(100), middle, 5) == expected
+
+
+def test_trees_before_the_window_hold_what_is_left() -> None:
+    past = [*rows(3), Row(9, 1.0, 0, "t-1", 0, 1, 1, leaf(1), EMPTY)]
+    state, left_out = before(past, rows(1), NPT)
+    assert list(state) == ["direct|1|0", "direct|1|2"]
+    assert left_out == 0
+    state, left_out = before(rows(9000), rows(600)[520:], NPT)
+    assert left_out == 5000
+    assert "direct|1|208" in state  # of the 2M range that the window touches
+
+
+def test_around_needs_one_page() -> None:
+    assert "--around chooses what --html shows" in septum(BEGIN, "--around", "5").output

@@ -48,6 +48,9 @@ class _Gfn(click.ParamType[int]):
 )
 @click.option("--gfn", type=_Gfn(), help="Show all changes that touch this GFN (hexadecimal).")
 @click.option("--at", "at", metavar="TIME|LINE", help="Stop there and show the trees.")
+@click.option(
+    "--around", metavar="LINE", type=click.IntRange(min=1), help="Middle of what --html shows."
+)
 @click.option("--against", metavar="FILE", help="Compare one FILE with this recording.")
 @html_option
 @click.option(
@@ -63,6 +66,7 @@ def command(
     kernel: str | None,
     gfn: int | None,
     at: str | None,
+    around: int | None,
     against: str | None,
     html: Path | None,
     export: Path | None,
@@ -78,12 +82,14 @@ def command(
     one_file = gfn is not None or at is not None or against is not None or export is not None
     if one_file and len(files) != 1:
         raise click.UsageError("--gfn, --at, --against and --export take one FILE")
+    if around is not None and (html is None or len(files) != 1):
+        raise click.UsageError("--around chooses what --html shows of one FILE")
     if gfn is not None or at is not None:
         _look(files[0], kernel, gfn, at, as_json=form == "json")
         return
     if html is not None:
         results, changes = _with_changes(files, kernel, export)
-        write_html(html, replay_page(results, changes))
+        write_html(html, replay_page(results, changes, around))
     elif export is not None:
         results = _exported(files[0], kernel, export)
     else:

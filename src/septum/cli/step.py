@@ -11,8 +11,9 @@ from septum.cli.again import kernel_option, replay
 from septum.cli.errors import Problem
 from septum.cli.options import INPUT
 from septum.cli.printing import told
+from septum.kvm.versions import NPT
 from septum.report.html import Code
-from septum.report.recording_story import recording_story, window
+from septum.report.recording_story import before, recording_story, window
 from septum.report.walk import StoryWalk, Walk
 from septum.scenarios.counterexample import Diverged, load
 from septum.trace.replay import follow
@@ -78,9 +79,11 @@ def recording_walk(file: Path, line: int | None = None) -> Walk:
     if not rows:
         raise Problem(f"{file}: no kvm_tdp_mmu_spte_changed line, so nothing to walk through")
     findings = [(f.line, f"{f.rule}: {f.message}") for f in run.result.findings]
-    begin = [line] if line is not None else [at for at, _ in findings]
-    shown = window(rows, begin, _AROUND)
-    data = recording_story(shown, findings, run.tables.format)
+    middle = line if line is not None else findings[0][0] if findings else None
+    first, end = window(rows, middle, _AROUND)
+    shown = rows[first:end]
+    start, _ = before(rows[:first], shown, run.tables.format or NPT)
+    data = recording_story(shown, findings, run.tables.format, start)
     if line is not None:
         data["first"] = next((n for n, r in enumerate(shown) if r.line >= line), len(shown) - 1)
     left = len(rows) - len(shown)

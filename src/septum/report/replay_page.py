@@ -11,7 +11,7 @@ from septum.kvm.versions import FORMATS, NPT
 from septum.report.html import Told, page
 from septum.report.layout import number
 from septum.report.plots import replay_plots
-from septum.report.recording_story import recording_story, window
+from septum.report.recording_story import AROUND, before, recording_story, window
 from septum.report.replay_text import replay_lines
 from septum.trace.result import ReplayResult
 from septum.trace.watch import Row
@@ -19,12 +19,16 @@ from septum.trace.watch import Row
 __all__ = ["replay_page"]
 
 
-def replay_page(results: Sequence[ReplayResult], changes: Sequence[Sequence[Row]]) -> str:
+def replay_page(
+    results: Sequence[ReplayResult], changes: Sequence[Sequence[Row]], middle: int | None = None
+) -> str:
     """The whole file, as text.
 
     :param changes: of each recording, in the order of its lines.
+    :param middle: line around which the changes to walk through lie; None: the first finding's.
     """
-    told = [_story(r, rows) for r, rows in zip(results, changes, strict=True) if rows]
+    pairs = [(r, rows) for r, rows in zip(results, changes, strict=True) if rows]
+    told = [_story(r, rows, middle, AROUND // len(pairs)) for r, rows in pairs]
     found = sum(len(r.findings) for r in results)
     return page(
         "septum replay",
@@ -35,20 +39,33 @@ def replay_page(results: Sequence[ReplayResult], changes: Sequence[Sequence[Row]
     )
 
 
-def _story(result: ReplayResult, rows: Sequence[Row]) -> Told:
+def _story(result: ReplayResult, rows: Sequence[Row], middle: int | None, around: int) -> Told:
+    fmt = FORMATS.get(result.format or "", NPT)
     findings = [(f.line, f"{f.rule}: {f.message}") for f in result.findings]
-    shown = window(rows, [line for line, _ in findings])
-    first = f"line {shown[0].line} to line {shown[-1].line}"
-    where = "around the first finding" if findings else "the last ones; there is no finding"
+    if middle is not None:
+        where = f"around line {middle}"
+    elif findings:
+        middle, where = findings[0][0], "around the first finding"
+    else:
+        where = "the last ones; there is no finding"
+    first, end = window(rows, middle, around)
+    shown = rows[first:end]
+    start, left_out = before(rows[:first], shown, fmt)
+    lines = f"line {shown[0].line} to line {shown[-1].line}"
+    more = "" if len(shown) == len(rows) else ". Others: --around LINE"
     facts = [
         ("recording", result.file),
-        ("changes shown", f"{len(shown)} of {len(rows)}, {first}: {where}"),
+        ("changes shown", f"{len(shown)} of {len(rows)}, {lines}: {where}{more}"),
         *(("finding", f"line {line}: {text}") for line, text in findings[:5]),
         ("not seen", "; ".join(result.unobservable[:3])),
     ]
-    fmt = FORMATS.get(result.format or "", NPT)
+    if left_out:
+        facts.insert(2, ("trees at the first one", f"without {left_out} entries far from them"))
     title = f"Changes of {result.file}"
-    return Told(title, facts, recording_story(shown, findings, fmt))
+    data = recording_story(shown, findings, fmt, start)
+    if middle is not None:
+        data["first"] = next((n for n, r in enumerate(shown) if r.line >= middle), len(shown) - 1)
+    return Told(title, facts, data)
 
 
 def _recording(n: int, result: ReplayResult) -> Iterator[str]:

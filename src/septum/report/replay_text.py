@@ -21,6 +21,7 @@ __all__ = ["WIDTH", "replay_lines"]
 WIDTH: Final = 78
 _SHOWN_FINDINGS: Final = 20
 _SHOWN_SAMPLES: Final = 12
+_SHOWN_ROOTS: Final = 12
 _BAR: Final = 24
 
 
@@ -32,6 +33,7 @@ def replay_lines(result: ReplayResult) -> list[str]:
         *_events(result),
         *_happened(result),
         *_tables(result),
+        *_roots(result),
         *_leafs_over_time(result),
         *_unreadable(result),
         *_notes(result),
@@ -97,6 +99,31 @@ def _tables(result: ReplayResult) -> Iterator[str]:
         f" linked {tables.linked}, removed {tables.removed}, live {tables.live},"
         f" met unlinked {tables.unseen}"
     )[:WIDTH]
+
+
+def _roots(result: ReplayResult) -> Iterator[str]:
+    """Roots by VM; a single one needs no list."""
+    roots = result.roots
+    if len(roots) < 2:
+        return
+    yield ""
+    yield "Roots by VM"
+    shown = sorted(roots, key=lambda root: (root.vm, root.number))[:_SHOWN_ROOTS]
+    vm = 0
+    for root in shown:
+        if root.vm != vm:
+            vm = root.vm
+            process = f", process {root.tgid}" if root.tgid is not None else ""
+            yield f"  VM {vm}{process}"
+        kind = " of the mirror" * root.mirror + " of SMM" * root.smm
+        text = f"root {root.number}{kind}: line {root.line}, made by {root.task}"
+        if root.follows is not None:
+            text += f"; successor of root {root.follows}"
+        if root.invalidated is not None:
+            text += f"; invalid from line {root.invalidated} on (kvm_mmu_zap_all_fast)"
+        yield from _wrap(text, "    ", "      ")
+    if len(roots) > len(shown):
+        yield f"  and {len(roots) - len(shown)} more (--format json has all)"
 
 
 def _leafs_over_time(result: ReplayResult) -> Iterator[str]:

@@ -27,7 +27,7 @@ from typing import Final
 from septum.kvm.shadow import MAX_LEVEL, UNKNOWN, ShadowTables, Table, is_leaf, is_table
 from septum.kvm.spte import is_shadow_present_pte, spte_to_pfn
 from septum.kvm.versions import FROZEN_VALUES, NPT, KernelVersion
-from septum.trace.events import Event, FastPageFault, SpteChanged
+from septum.trace.events import Event, FastPageFault, SetSpte, SpteChanged
 from septum.trace.fast import FastFaults
 from septum.trace.protocol import Protocol
 from septum.trace.removal import Removals
@@ -155,9 +155,23 @@ class Judge:
         self.protocol.other(at, event)
         if self.protocol.findings:
             self._drain()
-        if type(event) is FastPageFault:
+        if type(event) is SetSpte:
+            self._placed(event)
+        elif type(event) is FastPageFault:
             self.fast.fault(at, event, self._seq, closed=self.closed)
         self.fast.line(at)
+
+    def _placed(self, event: SetSpte) -> None:
+        """The line gives the entry's address, so the table page: of trees that map the same
+        GFNs, it is this one's."""
+        gfn, spte, _, level, sptep = event
+        table = self.tables.pages.get(sptep >> 12)
+        if table is None or table.level != level or table.dying or table.removing:
+            return
+        if gfn >> self.tables.shifts[level] << self.tables.shifts[level] != table.base:
+            return
+        if len(self.tables.groups[self.tables.key(table.as_id, gfn, level)]) > 1:
+            self.tables.claim(table, self.tables.index(gfn, level), spte)
 
     def _drain(self) -> None:
         for finding in self.protocol.findings:
@@ -199,6 +213,9 @@ class Judge:
     def vcpu(self, pid: int) -> None:
         """This task handles guest faults: it works for one VM only."""
         self._vcpu_tasks.add(pid)
+
+    def is_vcpu(self, pid: int) -> bool:
+        return pid in self._vcpu_tasks
 
     def withdraw(self, since: int, keep: frozenset[str] = frozenset()) -> None:
         """Findings made after line ``since`` were made without lines that belong there;

@@ -21,6 +21,7 @@ from septum.trace.events import (
     Parser,
     PrepareZapPage,
     SpteChanged,
+    ZapAllFast,
     spte_changed,
 )
 from septum.trace.fields import RAW, decoder, parse_raw
@@ -28,6 +29,7 @@ from septum.trace.judge import Judge
 from septum.trace.mirror import Mirrors
 from septum.trace.probes import SEAMCALL_DONE, SEAMCALL_ENTER, parse_probe
 from septum.trace.result import ReplayResult, Sample, Unreadable
+from septum.trace.roots import Roots
 from septum.trace.rules import ORDER_FREE, Where, finding_at
 from septum.trace.source import MAX_LINE, Lines
 from septum.trace.stats import Stats
@@ -75,6 +77,7 @@ class Replay:
         self.tables = ShadowTables()
         self.judge = Judge(self.tables)
         self.mirrors = Mirrors()
+        self.roots = Roots()
         self.version: KernelVersion | None = None
         self.result.kernel = kernel
         if kernel is not None:
@@ -145,6 +148,7 @@ class Replay:
             if len(self._writers) >= MAX_WRITERS:
                 self._writers.clear()
             self._writers[line[:end]] = (match[1], int(match[2]), int(match[3]))
+            self.roots.envelope(int(match[2]), line[:end])
         self._record(match.groups(""))
 
     def _generic(self, line: str) -> None:
@@ -186,6 +190,7 @@ class Replay:
     def _lose(self, cpu: int) -> None:
         """Events of a CPU (-1: of any) are missing, anywhere after the last line it wrote."""
         self.mirrors.lost()
+        self.roots.lost()
         if cpu >= 0:
             self._lossy.add(cpu)
             self.judge.lost(self._last_line.get(cpu, 0))
@@ -374,15 +379,17 @@ class Replay:
             if not self._started:
                 self._begin(mid_life=True)
         elif isinstance(event, GetPage):
-            self._get_page(event)
+            self._get_page(at, event)
         elif isinstance(event, PrepareZapPage):
             self.judge.removals.prepare_zap(at, event)
+        elif isinstance(event, ZapAllFast):
+            self.roots.zap_all_fast(at)
         self.judge.other(at, event)
         self.stats.other(at, event)
         if self.mirrors.seen and not isinstance(event, PrepareZapPage):
             self.mirrors.other(at.pid)
 
-    def _get_page(self, event: GetPage) -> None:
+    def _get_page(self, at: Where, event: GetPage) -> None:
         tables = self.result.tables
         if not event.by_plugin and event.direct:
             if len(event.access) == 4:
@@ -394,6 +401,13 @@ class Replay:
         tables.allocated += 1
         if event.level >= 4 and event.gfn == 0 and self._is_root(event.level):
             tables.roots += 1
+            self.roots.new(
+                *(at, event.level),
+                mirror=event.mirror,
+                smm=event.as_id == 1,
+                known=self.judge.is_vcpu(at.pid),
+                alone=not self.tables.live,
+            )
             tables.mirror_roots += event.mirror
             tables.smm_roots += event.as_id == 1
             self._raw_roles = event.as_id is not None
@@ -525,6 +539,7 @@ class Replay:
             result.first_time, result.last_time = result.samples[0].time, self._latest
             result.samples.append(self._state(self._latest))
             result.heat.append(self.stats.take_heat())
+        result.roots = self.roots.made
         result.format = shadow.format.name if shadow.format is not None else None
         tables = result.tables
         tables.linked, tables.removed, tables.unseen = shadow.linked, shadow.removed, shadow.unseen

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final, NamedTuple
 
 from septum.kvm.versions import FORMATS, NPT
+from septum.trace.roots import Root
 from septum.trace.rules import Finding, describe_spte
 
 __all__ = ["LEVEL_NAMES", "ReplayResult", "Sample", "Tables", "Unreadable"]
@@ -65,6 +66,7 @@ class ReplayResult:
     tables: Tables = field(default_factory=Tables)
     leafs: tuple[int, int, int] = (0, 0, 0)
     peak: tuple[int, int, int] = (0, 0, 0)
+    roots: list[Root] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     heat: list[dict[int, int]] = field(default_factory=list)
     """Per sample, the changes since the sample before, by GFN >> 9."""
@@ -114,6 +116,7 @@ class ReplayResult:
                 ],
             },
             "tables": asdict(self.tables),
+            "roots": [asdict(root) for root in self.roots],
             "summary": self.summary,
             "lost_events": self.lost_events,
             "unreadable_lines": {
