@@ -7,7 +7,7 @@ which differ.  `septum.native.diff_operations` compares single operations.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from errno import errorcode
 from typing import Any, Final
 
@@ -116,6 +116,9 @@ class Side:
         for _ in range(_RESTARTS):
             self.sequence.clear()
             self.states.clear()
+            engine = getattr(self.built.program, "engine", None)
+            if engine is not None:
+                engine.settled.clear()  # states that are known are not shown again
             try:
                 result = search(self.built.program, options)
             except SharingGrew:
@@ -171,6 +174,8 @@ def _compare(compiled: NativeBuilt, design: str, options: Options) -> Difference
     code = native_side(compiled)
     compiled.program.warm_up()
     ours, whole = model.run(options)
+    if compiled.program.engine is not None:
+        options = replace(options, strategy="stateful")
     theirs, all_of_it = code.run(options)
     complete = whole and all_of_it
     names = [task.name for task in scenario.tasks]

@@ -183,6 +183,7 @@ class Engine:
             self.asked[-1] = self.asked.get(-1, 0) + 1
             return None
         events = self._log(request.logged, request.known)
+        self.m.log = events
         if result == COMPLETE and not self.judged():
             self.asked[-2] = self.asked.get(-2, 0) + 1
             return None

@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from septum.explore import Options, SearchResult
-from septum.machine import Decision, Execution, Limits
+from septum.machine import Decision, Event, Execution, Limits
 from septum.native.engine import Engine
 from septum.native.errors import SharingGrew
 from septum.native.source import rmw_name
@@ -126,8 +126,10 @@ class _Run:
         self.execute(path + cycle * times, Limits(len(path) + len(cycle) * times))
 
     def judge(self) -> None:
+        path = self.path()
+        self.program.machine.log = [Event(d.task, n, "", "") for n, d in enumerate(path)]
         if not self.engine.judged():
-            self.execute(self.path())
+            self.execute(path)
 
     def _begin(self) -> int:
         """The state in which every task is at its first point."""
