@@ -99,6 +99,8 @@ int septum_page_fault(struct kvm_vcpu *vcpu, u64 gpa, u64 code)
 		septum_tell(SEPTUM_TELL_REACHED, (u64)"an MMIO access hit the vCPU's cache", 0);
 	r = kvm_mmu_page_fault(vcpu, gpa, code, NULL, 0);
 	tell_outcome(vcpu, fast, listed, code, r);
+	if (emulated[id_of(vcpu)])
+		r = RET_PF_EMULATE; /* x86_emulate_instruction()'s 1 means something else here */
 	if (r != RET_PF_RETRY)
 		septum_progress();
 	return r;
