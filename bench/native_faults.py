@@ -20,11 +20,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from native_faults_direct import DIRECT
+
 from septum.explore import Options
 from septum.native.build import build
 from septum.native.code import Code
 from septum.native.errors import BuildError
 from septum.native.kbuild import Kbuild
+from septum.native.link import GLOBAL
 from septum.native.subject import KernelSubject
 from septum.native.tree import read_tree
 from septum.scenarios.result import CheckResult
@@ -108,6 +111,7 @@ FAULTS = (
           ("convert-fault",), "I21"),
     Fault("lost-table-not-freed", TDP, r"\t\t\ttdp_mmu_free_unused_sp\(sp\);", ";",
           ("fault-fault", "fault-neighbours"), "I6"),
+    *(Fault(*fields) for fields in DIRECT),
 )  # fmt: skip
 
 
@@ -128,10 +132,8 @@ def seed(fault: Fault, work: Kbuild, image: Path, scratch: Path) -> Path:
         raise BuildError(next(s for s in problem.splitlines() if "error" in s))
     original = "-".join(Path(fault.file).with_suffix(".o").parts)
     command: list[str] = json.loads((image.parent / "link.json").read_text())
-    symbols = ("kvm_dev_ioctl", "kvm_vm_ioctl", "kvm_vcpu_ioctl")
-    subprocess.run(
-        ["objcopy", *[f"--globalize-symbol={s}" for s in symbols], str(target)], check=True
-    )
+    exported = [f"--globalize-symbol={s}" for s in GLOBAL.get(target.name, ())]
+    subprocess.run(["objcopy", *exported, str(target)], check=True)
     out = scratch / "image.elf"
     swapped = [str(target) if Path(word).name == original else word for word in command]
     swapped[swapped.index("-o") + 1] = str(out)

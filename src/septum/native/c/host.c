@@ -220,9 +220,13 @@ long septum_op_unmap_hva(u64 start, u64 end)
 		.end = SEPTUM_HVA + (end << PAGE_SHIFT),
 		.flags = MMU_NOTIFIER_RANGE_BLOCKABLE,
 	};
+	u64 before;
 	int i;
 
+	before = septum_get(&septum_kvm->mmu_invalidate_in_progress);
 	notifier->ops->invalidate_range_start(notifier, &range);
+	if (septum_get(&septum_kvm->mmu_invalidate_in_progress) == before)
+		septum_tell(SEPTUM_TELL_REACHED, (u64)"a notifier found no slot", 0);
 	septum_happened(SEPTUM_HANDED_OVER, 0, 0);
 	for (i = 0; i < pages_used; i++)
 		if (pages[i].index >= start && pages[i].index < end)

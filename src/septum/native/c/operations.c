@@ -45,7 +45,9 @@ long septum_op_fault(u64 id, u64 gfn, u64 shared)
 		if (slot && slot->flags & KVM_MEMSLOT_INVALID) {
 			/* Leaves the loop, drops SRCU, and faults again. */
 			kvm_vcpu_srcu_read_unlock(vcpu);
-			septum_tell(SEPTUM_TELL_REACHED, (u64)"a fault met an INVALID slot", 0);
+			septum_tell(SEPTUM_TELL_REACHED,
+				    (u64)(shared ? "a fault met an INVALID slot" :
+						   "the slot's deletion ended a local retry"), 0);
 			septum_retry("fault");
 			kvm_vcpu_srcu_read_lock(vcpu);
 			continue;
@@ -66,6 +68,8 @@ long septum_op_prefault(u64 id, u64 gfn)
 	struct kvm_pre_fault_memory range = { .gpa = gfn << PAGE_SHIFT, .size = PAGE_SIZE };
 	long r = kvm_vcpu_ioctl(septum_vcpu_file[id], KVM_PRE_FAULT_MEMORY, (u64)&range);
 
+	if (r == -EAGAIN)
+		septum_tell(SEPTUM_TELL_REACHED, (u64)"a prefault met an INVALID slot", 0);
 	septum_tell(SEPTUM_TELL_REACHED,
 		    (u64)(r < 0 ? "prefault was refused" : "prefault mapped or found the page"), 0);
 	return r;
