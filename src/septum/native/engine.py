@@ -176,6 +176,7 @@ class Engine:
         request.covered = ctypes.addressof(covers)
         request.steps = limits.steps
         result = self.execute(self._at)
+        self.image.check_kept()
         if result in (ASK, BLOCKED) or self.image.new_shared_count.value:
             self.asked[request.why] = self.asked.get(request.why, 0) + 1
             return None

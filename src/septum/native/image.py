@@ -423,6 +423,10 @@ class Image:
         :raises ImageError: executions write more memory than can be kept.
         """
         self._restore()
+        self.check_kept()
+
+    def check_kept(self) -> None:
+        """:raises ImageError: some of what was written could not be kept."""
         if self._hot_lost.value:
             raise ImageError(f"executions write more than {SAVED_SIZE >> 20} MB of memory")
 

@@ -176,6 +176,7 @@ class _Run:
             if deadline and perf_counter() >= deadline:
                 bounds.append("time budget")
                 break
+            self.engine.image.check_kept()
             self._count(begun)
             if progress is not None and event == TICK:
                 progress(result)
