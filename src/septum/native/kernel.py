@@ -130,6 +130,8 @@ class Kernel:
         image = self.image
         at = image.u64(image.symbols["septum_vcpu"] + 8 * number)
         self.objects.add(at, self.fields["sizeof.kvm_vcpu"][1], f"kvm_vcpu[{number}]")
+        offset, size = self.fields["kvm_vcpu.stat"]
+        image.count_only(at + offset, size)
         word = self.objects.cell(image.symbols["septum_irqs_off"] + 8 * number)
         self.vcpus.append(Vcpu(self, number, word))
 

@@ -42,6 +42,7 @@ struct septum_field {
 	FIELD(kvm_vcpu, mode),
 	FIELD(kvm_vcpu, requests),
 	FIELD(kvm_vcpu, cpu),
+	FIELD(kvm_vcpu, stat),
 	FIELD(kvm_vcpu, arch.root_mmu.root.hpa),
 	FIELD(kvm_vcpu, arch.root_mmu.mirror_root_hpa),
 	FIELD(file, f_ref),
