@@ -237,13 +237,11 @@ class Answers:
         ops = context.ops
         ops += [(_ACC, tables.object(n), kind) for n, kind in context.acc[context.acc_at :]]
         journal = m.journal[context.journal_at :]
-        first: dict[Cell, int] = {}
-        for cell, _, wseq in journal:
-            first.setdefault(cell, wseq)
+        # Also what the step had written before: an answer does not depend on that.
         ops += [
             (_TOUCH, tables.object(cell.name), 0)
-            for cell, wseq in first.items()
-            if cell.wseq == m.seq != wseq
+            for cell in dict.fromkeys(cell for cell, _, _ in journal)
+            if cell.wseq == m.seq
         ]
         self._blames(context, ops)
         ops += [(_REACH, tables.text(what), 0) for what in context.reached]
