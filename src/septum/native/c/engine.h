@@ -72,8 +72,8 @@ struct bucket {
 
 /* --- tasks ---------------------------------------------------------------------------------------- */
 
-#define BLAME_MAX 384
-#define ATTEMPT_MAX 384
+#define BLAME_MAX 2048
+#define ATTEMPT_MAX 2048
 #define CALLS_MAX 64	/* operations of a task */
 #define POINTS_MAX 64	/* points of one SEAMCALL that are remembered */
 
