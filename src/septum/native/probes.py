@@ -36,6 +36,7 @@ PROBES: Final[dict[str, str]] = {
         "void f(struct tdp_iter *i, struct kvm_mmu_page *r) { tdp_iter_start(i, r, 1, 0, 0); }"
     ),
     "SEPTUM_RECOVER_HUGE_PAGES": "void *f(void) { return kvm_mmu_recover_huge_pages; }",
+    "SEPTUM_MMU_INIT_VM_FAILS": "int f(struct kvm *k) { return kvm_mmu_init_vm(k); }",
     "SEPTUM_HAVE_X86_MODULE_INIT": "void f(void) { kvm_mmu_x86_module_init(); }",
 }
 """Macro that is defined if the text compiles after the headers of KVM."""

@@ -20,6 +20,11 @@ int M(kvm_arch_prepare_memory_region)(struct kvm *kvm, const struct kvm_memory_s
 	if (change != KVM_MR_CREATE && change != KVM_MR_MOVE)
 		return 0;
 	memset(&new->arch, 0, sizeof(new->arch));
+	if (kvm->arch.shadow_root_allocated) /* write tracking brings rmaps along */
+		for (i = 0; i < KVM_NR_PAGE_SIZES; i++)
+			new->arch.rmap[i] = __vcalloc_noprof(
+				(new->npages >> KVM_HPAGE_GFN_SHIFT(i + 1)) + 2,
+				sizeof(*new->arch.rmap[i]), 0);
 	for (i = 1; i < KVM_NR_PAGE_SIZES; i++) {
 		u64 first = new->base_gfn >> KVM_HPAGE_GFN_SHIFT(i + 1);
 		u64 last = (new->base_gfn + new->npages - 1) >> KVM_HPAGE_GFN_SHIFT(i + 1);
