@@ -60,6 +60,7 @@ def test_every_operation_is_a_function_of_the_glue() -> None:
     [
         ("huge-split-fault", "no tree has huge private pages"),
         ("log-enable-alloc", "allocation failures"),
+        ("log-enable-yield", "reschedules in the eager split"),
         ("migrate-zap", "operation migrate_vcpu"),
         ("run-unmap", ""),
         ("notifier-slot", ""),

@@ -138,7 +138,7 @@ def find_built(content: str, *, cache: Path | None = None) -> Code | None:
 
 
 def _fragment() -> str:
-    parts = (CODE / "fragment.config", CODE / "relax.h")
+    parts = (CODE / "fragment.config", CODE / "relax.h", CODE.parent / "kbuild.py")
     return hashlib.sha256(b"".join(p.read_bytes() for p in parts)).hexdigest()
 
 

@@ -138,7 +138,7 @@ def _memory(driver: Driver, must: _Must, geometry: Geometry, start: Start, level
         kernel.adopt_file(file)
     for number, (first, pages, file) in enumerate(slots):
         gfn, end = real_gfn(geometry, first), real_end(geometry, first + pages)
-        if level > 1 and not (first + pages) & geometry.mask:
+        if level > 1 and file < 0 and not (first + pages) & geometry.mask:
             end = end + 0x1FF & ~0x1FF  # pages of 2M are whole
         must("septum_create_slot", number, gfn, end - gfn, file if file >= 0 else _NO_FILE)
         kernel.slots[number] = tuple(real_gfn(geometry, first + n) for n in range(pages))

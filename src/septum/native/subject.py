@@ -16,6 +16,7 @@ from typing import Final
 
 from septum.explore import Options, SearchResult, search
 from septum.explore.minimise import minimise
+from septum.explore.outcomes import NondeterminismError
 from septum.explore.result import Found
 from septum.explore.units import Branch, Size, UnitResult
 from septum.machine import Limits
@@ -33,7 +34,7 @@ from septum.scenarios.subject import Learned
 __all__ = ["KernelSubject", "search_whole"]
 
 _MINIMISE: Final = 400  # executions
-_FAILED: Final = (StartError, ImageError, ImageDied)
+_FAILED: Final = (StartError, ImageError, ImageDied, NondeterminismError)
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,8 +84,16 @@ void septum_kernel_setup(u64 offset_base, u64 map_base, u64 stride, u64 memory_e
 void M(_raw_read_lock)(rwlock_t *l) { septum_lock(l, 1); }
 void M(_raw_read_unlock)(rwlock_t *l) { septum_unlock(l, 1); }
 int M(_raw_read_trylock)(rwlock_t *l) { return septum_trylock(l, 1); }
-void M(_raw_write_lock)(rwlock_t *l) { septum_lock(l, 0); }
-void M(_raw_write_unlock)(rwlock_t *l) { septum_unlock(l, 0); }
+void M(_raw_write_lock)(rwlock_t *l)
+{
+	__preempt_count_add(1); /* rmaps ask for it, under mmu_lock */
+	septum_lock(l, 0);
+}
+void M(_raw_write_unlock)(rwlock_t *l)
+{
+	septum_unlock(l, 0);
+	__preempt_count_sub(1);
+}
 void M(_raw_spin_lock)(raw_spinlock_t *l) { septum_lock(l, 0); }
 void M(_raw_spin_unlock)(raw_spinlock_t *l) { septum_unlock(l, 0); }
 void M(_raw_spin_lock_irq)(raw_spinlock_t *l) { septum_lock(l, 0); }

@@ -227,12 +227,12 @@ long septum_op_unlist_nx(void)
 long septum_op_write_track(u64 gfn)
 {
 	struct kvm *kvm = septum_kvm;
-	int idx = srcu_read_lock(&kvm->srcu);
 
+	mutex_lock(&kvm->slots_lock); /* instead of SRCU; either will do */
 	write_lock(&kvm->mmu_lock);
 	__kvm_write_track_add_gfn(kvm, gfn_to_memslot(kvm, gfn), gfn);
 	write_unlock(&kvm->mmu_lock);
-	srcu_read_unlock(&kvm->srcu, idx);
+	mutex_unlock(&kvm->slots_lock);
 	septum_happened(SEPTUM_WRITE_TRACKED, gfn, 0);
 	return 0;
 }
