@@ -8,6 +8,7 @@
 
 u64 septum_pml;		/* the CPUs log dirty pages */
 static u8 emulated[SEPTUM_CPUS];	/* the host did for the guest what it wanted to */
+static u8 mmio[SEPTUM_CPUS];		/* the CPU met an MMIO SPTE */
 
 /* Never changes, but lies beside what does: its reads are no points. */
 static u64 id_of(struct kvm_vcpu *vcpu)
@@ -95,6 +96,7 @@ int septum_page_fault(struct kvm_vcpu *vcpu, u64 gpa, u64 code)
 	int r;
 
 	emulated[id_of(vcpu)] = 0;
+	mmio[id_of(vcpu)] = !!(code & PFERR_RSVD_MASK);
 	if (code & PFERR_RSVD_MASK && vcpu_match_mmio_gpa(vcpu, gpa))
 		septum_tell(SEPTUM_TELL_REACHED, (u64)"an MMIO access hit the vCPU's cache", 0);
 	r = kvm_mmu_page_fault(vcpu, gpa, code, NULL, 0);
@@ -113,7 +115,7 @@ int M(x86_emulate_instruction)(struct kvm_vcpu *vcpu, gpa_t gpa, int type, void 
 	gfn_t gfn = gpa_to_gfn(gpa);
 
 	emulated[id_of(vcpu)] = 1;
-	if (gfn_to_memslot(vcpu->kvm, gfn)) {
+	if (!mmio[id_of(vcpu)] && gfn_to_memslot(vcpu->kvm, gfn)) {
 		kvm_vcpu_mark_page_dirty(vcpu, gfn);
 		septum_tell(SEPTUM_TELL_REACHED, (u64)"a write to a tracked page was emulated", 0);
 		return 1;
