@@ -83,7 +83,8 @@ def main(count: int, first: int) -> int:
     missing = sorted(set(KINDS) - set(told.kinds))
     print(f"operations never drawn: {', '.join(missing) or 'none'}")
     print(f"{len(told.seen)} different programs: {wrong or 'all agree'}")
-    return 1 if wrong or missing else 0
+    # Of a few programs nobody expects every operation.
+    return 1 if wrong or (missing and count >= 1000) else 0
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from traces import past_of, trace_of
 
 from septum.explore import MachineProgram, Options, search
-from septum.machine import RCU, Execution, Machine, Mutex, RWLock, TryLock, Word
+from septum.machine import RCU, SRCU, Execution, Machine, Mutex, RWLock, TryLock, Word
 from septum.machine.sync import wait_until
 
 __all__ = ["BUGS", "KINDS", "Compared", "Spec", "build", "compare", "specs"]
@@ -46,6 +46,7 @@ class _Parts:
         self.mutex = Mutex(m, "M")
         self.tried = TryLock(m, "T")
         self.rcu = RCU(m)
+        self.srcu = SRCU(m, "S")
 
 
 def _read_locked(p: _Parts, w: Word, v: int, note: Note) -> None:
@@ -200,6 +201,24 @@ def _section(p: _Parts, w: Word, v: int, note: Note) -> None:
     p.rcu.read_unlock()
 
 
+def _srcu_section(p: _Parts, w: Word, v: int, note: Note) -> None:
+    token = p.srcu.read_lock()
+    w.write(v)
+    p.srcu.read_unlock(token)
+
+
+def _srcu_counts(p: _Parts, w: Word, v: int, note: Note) -> None:
+    token = p.srcu.read_lock()
+    note(w.fetch_add(v))
+    p.srcu.read_unlock(token)
+
+
+def _synchronize(p: _Parts, w: Word, v: int, note: Note) -> None:
+    """What comes after the wait may meet sections that began during it."""
+    p.srcu.synchronize()
+    note(w.read())
+
+
 _RUN: dict[str, Callable[[_Parts, Word, int, Note], None]] = {
     "read": lambda p, w, v, note: note(w.read()),
     "write": lambda p, w, v, note: w.write(v),
@@ -235,6 +254,9 @@ _RUN: dict[str, Callable[[_Parts, Word, int, Note], None]] = {
     "bug": _bug,
     "lbug": _bug_locked,
     "rcu": _section,
+    "srcu": _srcu_section,
+    "scount": _srcu_counts,
+    "sync": _synchronize,
     "fence": lambda p, w, v, note: p.m.smp_mb(),
 }
 KINDS = tuple(_RUN)
@@ -272,6 +294,7 @@ _PALETTES = (
     ("runtil", "muntil", "until2", "gate", "gmerged", "gchosen", "gcount", "wlock", "mutex"),
     ("usum", "sum", "xsum", "radd", "wlock"),
     ("until", "set", "flag", "rend", "runtil", "gate", "wpoke", "wlock"),
+    ("srcu", "scount", "sync", "write"),
     BUGS,
 )
 

@@ -16,7 +16,7 @@ import pytest
 from traces import trace_of
 
 from septum.explore import MachineProgram, Options, search
-from septum.machine import Machine, RWLock, Word, wait_until
+from septum.machine import SRCU, Machine, RWLock, Word, wait_until
 
 SENT = 1
 
@@ -148,3 +148,38 @@ def test_every_order_that_can_be_and_no_other(
     assert set(seen) == every and max(seen.values()) == 1 and reduced.blocked == 0
     assert set(reduced.found) == set(brute.found) == rules
     assert len(every) == traces
+
+
+def grace_period() -> MachineProgram:
+    """A section that begins while another one is waited for is no business of the wait's: what
+    it does after the wait is as possible as before."""
+    m = Machine()
+    srcu, word = SRCU(m, "S"), Word(m, "w", 0)
+
+    def section(store: bool) -> Callable[[], None]:
+        def run() -> None:
+            token = srcu.read_lock()
+            if store:
+                word.write(1)
+            srcu.read_unlock(token)
+
+        return run
+
+    def waiter() -> None:
+        srcu.synchronize()
+        m.report("SEEN" if word.read() else "MISSED", "the younger section's store")
+
+    return MachineProgram(
+        m, [("old", section(False)), ("waiter", waiter), ("young", section(True))]
+    )
+
+
+def test_a_grace_period_does_not_wait_for_younger_sections() -> None:
+    seen: Counter[object] = Counter()
+    every: set[object] = set()
+    naive = search(grace_period(), Options("naive"), on_execution=lambda e: every.add(trace_of(e)))
+    reduced = search(grace_period(), on_execution=lambda e: seen.update([trace_of(e)]))
+    assert naive.complete and reduced.complete
+    assert set(reduced.found) == set(naive.found) == {"SEEN", "MISSED"}
+    assert set(seen) == every
+    assert max(seen.values()) == 1

@@ -17,6 +17,7 @@ from septum.machine.dependency import (
     AWAIT,
     EXCL,
     EXCL_REL,
+    PUT,
     READ,
     SHARED,
     SHARED_REL,
@@ -140,5 +141,7 @@ def pending_step(event: Event, number: int) -> Step | None:
     else:
         return None
     step = Step(event, number, -1)
-    step.acc = [(event.obj, kind)]
+    if any(how == PUT for _, how in event.acc):
+        return None  # the stores that it waits for are nowhere in the execution
+    step.acc = [(event.obj, kind), *event.acc]
     return step

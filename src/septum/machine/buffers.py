@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from septum.machine.dependency import EMPTY, FORWARD, PUT, TAKE
+from septum.machine.dependency import EMPTY, FORWARD, PUT, TAKE, Access
 from septum.machine.state import Cell, Task
 
 if TYPE_CHECKING:
@@ -152,6 +152,14 @@ class StoreBuffers:
         if box.dirty:
             m.point("mfence", box.cell.name, box.empty)
             self._waited(box)
+
+    def awaited(self, task: Task) -> list[Access]:
+        """The footprint of waiting for its own buffer, for a task that may do so next;
+        `PUT`: of stores that are still in it."""
+        if task.id >= len(self.boxes) or not self.boxes[task.id].dirty:
+            return []
+        box = self.boxes[task.id]
+        return [(box.name, EMPTY), *[(store.name, PUT) for store in box.stores]]
 
     def pending_sections(self) -> set[tuple[int, int]]:
         """RCU sections with a buffered store.  A grace period makes every CPU drain, so it

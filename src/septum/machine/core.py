@@ -97,7 +97,6 @@ class Machine(Schedule):
         self.history: list[Any] | None = None
         self.histories: list[list[Any]] = []
         self.memory_model = "SC"
-        self._all_buffers: StoreBuffers | None = None
         self.locked_point: _Point = self.point
         self._atomic = _Step(self)
         self._main: greenlet | None = None

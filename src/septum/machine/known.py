@@ -441,7 +441,7 @@ class Memory:
                 node = self._undo[at].node
             event = Event(task, len(self._own[task]), node.op, node.obj)
             event.off = self._offs[task]
-            if node.could and not self._halted:
+            if node.could:
                 event.could = self._could(node)
             pending.append(event)
         return pending

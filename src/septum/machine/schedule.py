@@ -45,6 +45,7 @@ class Schedule:
         self.rec: Recorder | None = None
         self.state_hook: Callable[[], bool] | None = None
         self.buffers: StoreBuffers | None = None
+        self._all_buffers: StoreBuffers | None = None
         self.muted: frozenset[str] = frozenset()
         self.listeners: list[Callable[[str, tuple[Any, ...]], None]] = []
         self._prefix: Sequence[Decision] = ()
@@ -323,6 +324,8 @@ class Schedule:
             if not task.done and not idle:
                 event = Event(task.id, task.count, task.op, task.obj)
                 event.off = task.off
+                if self._all_buffers is not None:
+                    event.acc = self._all_buffers.awaited(task)
                 if task.wait is not None:
                     event.could = self.could_go_on(*task.wait)
                 pending.append(event)

@@ -365,7 +365,13 @@ class SRCU(Cell):
             m.report("I10", f"{self.name}: srcu_read_unlock() without the section", self.name)
             return
         m.acc.append((self.name, SHARED_REL))
+        m.acc.append((self._section(entry), SHARED_REL))
         self._change(_section_out, entry, left=True)
+
+    def _section(self, entry: tuple[int, int]) -> str:
+        """The object that its release and the waits for it share: a wait has nothing to do
+        with sections that began later."""
+        return f"{self.name}:{entry[0]}.{int(entry[1])}"
 
     def _change(
         self, change: Callable[[tuple[int, int], Any], Any], entry: tuple[int, int], *, left: bool
@@ -386,6 +392,7 @@ class SRCU(Cell):
             m.report("I10", f"synchronize_srcu({self.name}) inside its own read section")
             raise Halt
         self._wait(lambda sections: not before.intersection(sections))
+        m.acc.extend([(self._section(entry), WAIT) for entry in sorted(before)])
 
     def _wait(self, left: Callable[[Any], bool]) -> None:
         m = self.m
@@ -399,7 +406,6 @@ class SRCU(Cell):
         elif not left(self._v) and not m.dead:
             m.report("STUCK", f"synchronize_srcu({self.name}) waits with nobody to leave")
             raise Halt
-        m.acc.append((self.name, WAIT))
 
 
 def wait_until(word: Word, done: Callable[[Any], bool], why: str) -> None:

@@ -133,6 +133,7 @@ class _Stack(ctypes.Structure):
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.mmap.restype = ctypes.c_void_p
+_LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _LIBC.mmap.argtypes = [
     ctypes.c_void_p,
     ctypes.c_size_t,
@@ -156,6 +157,16 @@ def map_memory(addr: int, size: int) -> None:
             f"address {addr:#x} is taken in this process: an image was loaded before, or "
             "vm.overcommit_memory forbids the mapping"
         )
+    _mapped.append((addr, size))
+
+
+_mapped: list[tuple[int, int]] = []  # what this process, or the one it was forked from, mapped
+
+
+def forget_inherited() -> None:
+    """In a forked process: unmap the image that the parent had loaded, if any."""
+    while _mapped:
+        _LIBC.munmap(*_mapped.pop())
 
 
 class Image:

@@ -19,7 +19,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from septum.machine import Decision
 from septum.native.code import Code
-from septum.native.image import Image, ImageError
+from septum.native.image import Image, ImageError, forget_inherited
 from septum.native.program import NativeBuilt, build_native
 from septum.native.symbols import Lines, read_symbols
 from septum.scenarios.crew import begin_worker
@@ -126,6 +126,7 @@ class ImageProcess:
 def _serve(ours: Connection, pipe: Connection, board: mmap.mmap, wanted: Wanted) -> None:
     ours.close()
     begin_worker()
+    forget_inherited()
 
     def before(prefix: Sequence[Decision]) -> None:
         data = pickle.dumps(list(prefix))
