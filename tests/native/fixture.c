@@ -136,6 +136,7 @@ u64 careless_reader(void)
 u64 null_dereference(void) { return *(volatile u64 *)8; }
 u64 bug(void) { __builtin_trap(); }
 u64 endless(void) { for (;;) only_here++; }
+u64 retry_for_ever(void) { for (;;) septum_retry("retry_for_ever"); }
 u64 first_wins(void) { return septum_choose("which?", 3) + 1; }
 u64 unlock_only(void) { septum_unlock(&lock_a, 0); return 0; }
 

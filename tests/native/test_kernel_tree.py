@@ -43,6 +43,23 @@ def test_it_is_built_and_holds() -> None:
     assert verdicts == dict.fromkeys(rows, "holds"), result.stderr
 
 
+def test_epilogues_end_after_slots_are_gone() -> None:
+    """What is touched last are the GFNs with a memslot, as in the Python models."""
+    rows = ("notifier-slot", "delete-shared")
+    words = [word for name in rows for word in ("-s", name)]
+    result = septum("check", "--format", "json", "--strategy", "stateful", *words)
+    verdicts = {r["scenario"]: r["verdict"] for r in json.loads(result.stdout)["results"]}
+    assert verdicts == dict.fromkeys(rows, "holds"), result.stderr
+
+
+def test_a_td_with_huge_shared_pages_starts() -> None:
+    """Memslots on a guest_memfd keep their size: only userspace's are made whole 2M pages."""
+    result = septum("check", "--format", "json", "--budget", "1s", "-s", "td-shared-huge")
+    (row,) = json.loads(result.stdout)["results"]
+    assert row["verdict"] in ("bounded", "holds"), result.stdout
+    assert row["executions"] > 0
+
+
 def test_it_does_what_the_python_design_does() -> None:
     result = septum("diff", "-s", "fault-punch", "-s", "install-accept")
     assert result.returncode == 0, result.stdout

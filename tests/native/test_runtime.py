@@ -9,7 +9,7 @@ import pytest
 from native_rig import Rig
 
 from septum.explore import Options, search
-from septum.machine import Decision, Policy
+from septum.machine import Decision, Halt, Policy
 
 pytestmark = pytest.mark.skipif(
     any(shutil.which(tool) is None for tool in ("gcc", "ld", "nm", "addr2line")),
@@ -75,6 +75,19 @@ def test_what_only_one_task_uses_is_no_point(rig: Rig) -> None:
     result = rig.explore(program)
     assert (result.executions, result.steps) == (1, 0)
     assert "results [2016, 2016]" in result.reached
+
+
+def test_a_retry_that_nobody_sees_ends(rig: Rig) -> None:
+    """Start states and epilogues are run by nobody else: what does not end there is an error."""
+    rig.image.restore()
+    driver = rig.driver()
+    with pytest.raises(Halt):
+        driver.sequential("retry_for_ever")
+    (finding,) = driver.m.findings
+    assert finding.rule == "EXCEPTION"
+    assert "retry_for_ever() does not end with nobody else running" in finding.message
+    assert "it repeats 'retry_for_ever'" in finding.message
+    assert "fixture.c:" in finding.message
 
 
 def test_a_failed_attempt_waits_for_others(rig: Rig) -> None:

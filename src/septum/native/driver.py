@@ -11,6 +11,7 @@ the calling task.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -69,6 +70,8 @@ _QUIET_LEAFS: Final = frozenset({11, 12, 26, 43, 48})
 """MNG.RD, MNG.WR, VP.RD, VP.WR, and the like: no state of theirs is modelled; success, 0."""
 _TDVMCALL_MAP_GPA: Final = 0x10001
 _IDLE_RETRIES: Final = 20
+_ALONE: Final = 50_000
+"""Announcements of one call that nobody interrupts: hundreds are usual."""
 _LOCK_OPS: Final = {0: "write_lock", 1: "read_lock", 2: "try_lock", 3: "read_trylock"}
 
 
@@ -121,7 +124,9 @@ class Driver:
         event = self.image.events[number]
         handlers = self._HANDLERS
         resume = self.image.resume
-        while True:
+        for step in count():
+            if step > _ALONE and number == SEQUENTIAL:
+                self._does_not_end(name, event)
             kind = resume(number)
             if event.performed:
                 self._performed(number, event)
@@ -134,6 +139,18 @@ class Driver:
             if handler is None:
                 raise KernelError(f"{name} announced {kind}, which no version of the runtime does")
             handler(self, number, event)
+        raise AssertionError("count() ends")
+
+    def _does_not_end(self, name: str, ev: Any) -> None:
+        """A loop of the kernel or of the glue while nobody else runs: no verdict."""
+        place = self.kernel.lines.frames(ev.pc)[0]
+        what = f"it repeats {self.image.text(ev.addr)!r}" if ev.kind == RETRY else "it was"
+        self.m.report(
+            "EXCEPTION",
+            f"{name.removeprefix('septum_')}() does not end with nobody else running: after "
+            f"{_ALONE:,} steps {what} in {place.function}() at {place.file}:{place.line}",
+        )
+        raise Halt
 
     # --- accesses ----------------------------------------------------------------------
 
