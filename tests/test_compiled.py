@@ -57,7 +57,8 @@ def output(build: str, arguments: list[str]) -> str:
     )
     assert done.returncode in (0, 1, 3), done.stderr
     text = done.stdout.replace(str(BUILDS[build]), "SOURCE")
-    return re.sub(r'\b\d+(\.\d+)? ?m?s\b|"seconds": [\d.e-]+', "TIME", text)
+    # The column of times is as wide as they are.
+    return re.sub(r' *\b\d+(\.\d+)? ?m?s\b|"seconds": [\d.e-]+', " TIME", text)
 
 
 @needs_build
