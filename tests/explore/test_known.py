@@ -18,12 +18,15 @@ from septum.explore.protocol import program_of
 from septum.machine import Event, Execution, Machine, MachineError, SpinLock, Word
 from septum.scenarios.build import build
 
+# Classes of the compiled build have no __slots__ to ask.
+FIELDS = (
+    *("task", "op", "obj", "label", "acc", "seen", "left", "choice", "options"),
+    *("since", "off", "could", "enabled"),
+)
+
 
 def facts(events: list[Event]) -> str:
-    fields = [slot for slot in Event.__slots__ if slot not in ("where", "stack", "foot")]
-    return re.sub(
-        r" at 0x\w+", "", repr([[getattr(e, f) for f in fields if f != "index"] for e in events])
-    )
+    return re.sub(r" at 0x\w+", "", repr([[getattr(e, f) for f in FIELDS] for e in events]))
 
 
 def everything(program: MachineProgram, most: int = 0) -> list[Any]:
