@@ -73,12 +73,13 @@ def pages() -> dict[str, str]:
         command = septum.get_command(ctx, name)
         assert command is not None
         listed.append((f"septum-{name}", command.get_short_help_str(200)))
-        subs = []
+        subs: list[tuple[str, click.Command]] = []
         if isinstance(command, click.Group):
-            subs = [(n, c.get_short_help_str(200)) for n, c in sorted(command.commands.items())]
+            subs = sorted(command.commands.items())
         text = page(f"septum {name}", command, [])
-        for sub, short in subs:
-            inner = page(f"septum {name} {sub}", command.commands[sub], [])  # type: ignore[attr-defined]
+        for sub, part in subs:
+            short = part.get_short_help_str(200)
+            inner = page(f"septum {name} {sub}", part, [])
             body = inner[inner.index(".SH SYNOPSIS") : inner.index(".SH EXIT")]
             text = text.replace(
                 ".SH EXIT STATUS",

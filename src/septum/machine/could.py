@@ -9,7 +9,7 @@ from math import prod
 from typing import Any, Final
 
 from septum.machine.dependency import ADD, WRITE
-from septum.machine.events import Event, MachineError
+from septum.machine.events import Event, MachineError, step_start
 
 __all__ = ["Could", "could_go_on"]
 
@@ -53,9 +53,7 @@ def _changes(values: Iterable[tuple[Any, int]], log: Sequence[Event]) -> dict[in
     """The value before and after, by the position of the step that changed it."""
     out: dict[int, tuple[Any, Any]] = {}
     for (old, _), (new, position) in pairwise(values):
-        at = position
-        while at > 0 and log[at].op == "choose":
-            at -= 1  # part of the step before
+        at = step_start(log, position)
         if at >= 0:
             out[at] = (out[at][0] if at in out else old, new)
     return out

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from mypy_extensions import mypyc_attr
 
-from septum.machine.dependency import Access, Footprint
+from septum.machine.dependency import Access, Footprint, footprint
 
 __all__ = [
     "CONTINUE",
@@ -22,6 +22,8 @@ __all__ = [
     "Limits",
     "MachineError",
     "Policy",
+    "last_footprint",
+    "step_start",
 ]
 
 
@@ -166,3 +168,16 @@ class Execution:
     @property
     def decisions(self) -> list[Decision]:
         return [Decision(e.task, e.choice) for e in self.events]
+
+
+def step_start(log: Sequence[Event], at: int) -> int:
+    """Where the step begins that event ``at`` is part of: a choice belongs to the event before."""
+    while at > 0 and log[at].op == "choose":
+        at -= 1
+    return at
+
+
+def last_footprint(log: Sequence[Event]) -> Footprint:
+    """What the last step did, its choices included; nothing if there was none."""
+    first = max(step_start(log, len(log) - 1), 0)
+    return footprint([a for event in log[first:] for a in event.acc])

@@ -42,8 +42,17 @@ from septum.machine.behaviour import (
     Table,
 )
 from septum.machine.could import Could, could_go_on
-from septum.machine.dependency import Footprint, clash, footprint
-from septum.machine.events import Decision, Event, Execution, Finding, Limits, MachineError
+from septum.machine.dependency import Footprint, clash
+from septum.machine.events import (
+    Decision,
+    Event,
+    Execution,
+    Finding,
+    Limits,
+    MachineError,
+    last_footprint,
+    step_start,
+)
 
 __all__ = ["AUDIT", "Memory"]
 
@@ -121,8 +130,8 @@ class Memory:
     def _rewind(self, length: int) -> None:
         """To where the event of that number is yet to be chosen."""
         log = self.log
-        while length < len(log) and length > 0 and log[length].op == "choose":
-            length -= 1
+        if length < len(log):
+            length = step_start(log, length)
         while len(log) > length:
             del log[-1]
             undo = self._undo.pop()
@@ -378,7 +387,7 @@ class Memory:
             return "halted"
         following = position < len(prefix)
         if not following and self._covered:
-            step = self._last_step()
+            step = last_footprint(self.log)
             if any(not clash(seen, step) for seen in self._covered):
                 return "covered"
             self._covered = ()
@@ -410,7 +419,7 @@ class Memory:
             candidates = enabled
             sleep = self.sleep
             if sleep:
-                last = self._last_step()
+                last = last_footprint(self.log)
                 for tid in [t for t, step in sleep.items() if clash(step, last)]:
                     del sleep[tid]
                 candidates = [t for t in enabled if t not in sleep]
@@ -422,23 +431,13 @@ class Memory:
             return "unknown"
         return ""
 
-    def _last_step(self) -> Footprint:
-        log = self.log
-        first = len(log) - 1
-        while first >= 0 and log[first].op == "choose":
-            first -= 1
-        return footprint([a for event in log[max(first, 0) :] for a in event.acc])
-
     def _pending(self) -> list[Event]:
         pending = []
         for task, node in enumerate(self._at):
             if node.kind == END:
                 continue
             if node.kind == FATAL:
-                at = self._own[task][-1]
-                while self.log[at].op == "choose":
-                    at -= 1
-                node = self._undo[at].node
+                node = self._undo[step_start(self.log, self._own[task][-1])].node
             event = Event(task, len(self._own[task]), node.op, node.obj)
             event.off = self._offs[task]
             if node.could:

@@ -13,8 +13,8 @@ from mypy_extensions import mypyc_attr
 
 from septum.machine.buffers import StoreBuffers
 from septum.machine.could import Could, could_go_on
-from septum.machine.dependency import Footprint, clash, footprint
-from septum.machine.events import CONTINUE, Decision, Event, Finding, Limits
+from septum.machine.dependency import Footprint, clash
+from septum.machine.events import CONTINUE, Decision, Event, Finding, Limits, last_footprint
 from septum.machine.policy import Way
 from septum.machine.recorder import Recorder
 from septum.machine.rounds import Rounds, alike, endless, starving, state_of
@@ -144,7 +144,7 @@ class Schedule:
                 return None
             return self._follow(wanted, position)
         if self._covered:
-            step = self._last_step()
+            step = last_footprint(self.log)
             if any(not clash(seen, step) for seen in self._covered):
                 self._status = "covered"
                 return None
@@ -177,7 +177,7 @@ class Schedule:
         self.enabled_now = tuple([t.id for t in enabled])
         sleep = self._sleep
         if sleep:
-            last = self._last_step()
+            last = last_footprint(self.log)
             for tid in [t for t, step in sleep.items() if clash(step, last)]:
                 del sleep[tid]
         candidates = enabled
@@ -270,14 +270,6 @@ class Schedule:
             if not t.done and not t.daemon and t.id not in going
         ]
         self.report("LIVELOCK", "; ".join([text, *waits]), since=rounds.began)
-
-    def _last_step(self) -> Footprint:
-        """What the last step did, its choices included."""
-        log = self.log
-        first = len(log) - 1
-        while first >= 0 and log[first].op == "choose":
-            first -= 1
-        return footprint([a for event in log[max(first, 0) :] for a in event.acc])
 
     def _follow(self, wanted: int, position: int) -> Task | None:
         """The task that the prefix names, if it can run."""

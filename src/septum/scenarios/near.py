@@ -18,7 +18,7 @@ from septum.explore.minimise import minimise
 from septum.explore.result import Found
 from septum.machine import Decision, Event, Execution, Limits, Policy
 from septum.machine.dependency import Footprint
-from septum.machine.events import CONTINUE, DEFAULT_LIMITS
+from septum.machine.events import CONTINUE, DEFAULT_LIMITS, step_start
 from septum.scenarios.check import primary
 from septum.scenarios.counterexample import rebuild, record, script_of
 from septum.scenarios.result import CheckResult, Counterexample
@@ -129,10 +129,7 @@ def _bound(kept: int) -> str:
 
 def _boundary(events: Sequence[Event], at: int) -> int:
     """The last position up to ``at`` that does not part a step from its choices."""
-    at = min(at, len(events) - 1)
-    while at > 0 and events[at].op == "choose":
-        at -= 1
-    return max(at, 0)
+    return max(step_start(events, min(at, len(events) - 1)), 0)
 
 
 def _search_after(

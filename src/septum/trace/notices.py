@@ -66,8 +66,8 @@ class Notices:
 
     def other(self, at: Where, event: Event) -> None:
         kind = type(event)
-        if kind is PageFault:
-            self._fault(at, event)  # type: ignore[arg-type]
+        if isinstance(event, PageFault):
+            self._fault(at, event)
         elif kind is SetSpte or kind is MarkMmioSpte or _mapped(event):
             self._end(self._runs.pop(at.pid, None))
 
