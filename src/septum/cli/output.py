@@ -61,15 +61,15 @@ class Output:
     wide: bool
     html: Path | None
     form: str
+    reviewed: dict[tuple[str, str], expect.Expected] | None
 
     @classmethod
     def taken_from(cls, options: dict[str, Any]) -> Output:
         """Its own among a command's options, which are taken out.  A file of reviewed verdicts
         that cannot be read is refused now, before anything is explored."""
-        out = cls(**{name: options.pop(name) for name in cls.__dataclass_fields__})
-        if out.expected is not None:
-            expect.load(out.expected)
-        return out
+        own = {name: options.pop(name) for name in cls.__dataclass_fields__ if name in options}
+        expected = own["expected"]
+        return cls(**own, reviewed=None if expected is None else expect.load(expected))
 
     def tell(self, outcome: Outcome, *, named: bool, after: Callable[[], Sequence[str]]) -> int:
         """Print and write everything; the exit status.
@@ -105,9 +105,9 @@ class Output:
         return exit_code(results)
 
     def _differences(self, outcome: Outcome, named: bool) -> list[str] | None:
-        if self.expected is None:
+        reviewed = self.reviewed
+        if reviewed is None:
             return None
-        reviewed = expect.load(self.expected)
         if named or outcome.interrupted:
             wanted = {(r.design, r.scenario) for r in outcome.results}
             reviewed = {key: row for key, row in reviewed.items() if key in wanted}

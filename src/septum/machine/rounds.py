@@ -19,13 +19,14 @@ from septum.machine.events import Event
 from septum.machine.frames import place, timeless
 from septum.machine.state import Task
 
-__all__ = ["CONFIRM", "Rounds", "endless"]
+__all__ = ["CONFIRM", "TIMES", "Rounds", "endless"]
 
 CONFIRM: Final = 300
 """Steps for which a cycle is repeated, at least, before it is taken for endless."""
+TIMES: Final = 10
+"""How often the end of an execution repeats, at least, where states are not known."""
 
 _LOOKS = 500  # at one place; then at every power of two, and plans may go round in vain
-_TIMES = 10  # how often the end of an execution repeats, at least, without known states
 
 
 def same(one: Event, other: Event) -> bool:
@@ -170,8 +171,8 @@ def endless(log: list[Event], enabled: list[Task]) -> int:
     """Where the steps begin that the end of a log repeats again and again, with nobody
     starving; -1 if it does not.  For programs whose states are not known."""
     n = len(log)
-    for period in range(1, n // _TIMES + 1):
-        begin = n - max(_TIMES * period, min(CONFIRM, n - period))
+    for period in range(1, n // TIMES + 1):
+        begin = n - max(TIMES * period, min(CONFIRM, n - period))
         if begin >= period and _repeats(log, begin, period):
             start = n - period
             return -1 if starving(log, start, enabled) else start

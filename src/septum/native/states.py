@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from septum.explore import Options, SearchResult
 from septum.machine import Decision, Event, Execution, Limits
+from septum.machine.rounds import CONFIRM, TIMES
 from septum.native.engine import Engine
 from septum.native.errors import SharingGrew
 from septum.native.source import rmw_name
@@ -30,7 +31,6 @@ _CHUNK: Final = 2000  # transitions between two looks at the clock
 _PATH: Final = 32768
 _ENDED: Final = 2
 _ROUNDS: Final = 3  # cycles that are reported
-_TIMES, _CONFIRM = 11, 300  # rounds and steps that make a cycle endless (machine/rounds.py)
 _CANNOT: Final = "a step that C cannot take"
 
 
@@ -122,7 +122,7 @@ class _Run:
         self.rounds += 1
         path = self.path()
         cycle = path[self.search.cycle :]
-        times = max(_TIMES, -(-_CONFIRM // len(cycle))) + 1
+        times = max(TIMES + 1, -(-CONFIRM // len(cycle))) + 1
         self.execute(path + cycle * times, Limits(len(path) + len(cycle) * times))
 
     def judge(self) -> None:
