@@ -372,7 +372,7 @@ def compare(spec: Spec, *, states: int = 6000, naive: int = 400) -> Compared:
         reduced = search(program, on_execution=keep)
     except NondeterminismError:
         if spec.model == "TSO" and ending:
-            return Compared(0, brute.executions, 0, [], given_up=True)  # test_bug_limits.py
+            return Compared(0, brute.executions, 0, [], given_up=True)  # test_limits.py
         raise
     program.run = run  # type: ignore[method-assign]
     assert reduced.complete
@@ -396,7 +396,7 @@ def compare(spec: Spec, *, states: int = 6000, naive: int = 400) -> Compared:
         )
         assert late or reduced.blocked == 0, "blocked runs"
         assert max(seen.values(), default=1) == 1, "a trace was executed twice"
-        if every.complete and ending < 2:  # else: test_bug_limits.py
+        if every.complete and ending < 2:  # else: test_limits.py
             assert set(seen) == traces, "not the traces"
             assert ended == ends, "not the ways to BUG()"
     return Compared(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Where BUG() ends executions the search is not exact yet (docs/explorer.md, BUG()).
+"""Where the reduced search is not exact yet (docs/explorer.md, "Known limits").
 
-No search that ends without a BUG() is concerned.  When a limit falls, its test passes, and
-pytest says so (strict): take it out here, there, and in generated.py.
+When a limit falls, its test passes, and pytest says so (strict): take it out here, there, and
+in generated.py.
 """
 
 from __future__ import annotations
