@@ -65,9 +65,12 @@ tutorial: $(VENV)/.installed
 
 # The compiled build, to be used as PYTHONPATH=build/compiled septum ...
 .PHONY: compiled
-compiled: $(VENV)/.installed
+compiled: build/compiled/.built
+
+build/compiled/.built: $(VENV)/.venv $(shell find src -name '*.py') hatch_build.py pyproject.toml
 	rm -rf build/compiled
 	SEPTUM_COMPILE=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/compiled .
+	touch $@
 
 # The tests of what is compiled, on the compiled build; and that it does as the pure one does.
 .PHONY: test-compiled

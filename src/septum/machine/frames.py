@@ -60,40 +60,83 @@ class _Reader:
         return tuple(out)
 
     def _names(self, values: Mapping[Any, Any], depth: int) -> tuple[object, ...]:
-        return tuple((name, self._value(value, depth)) for name, value in values.items())
+        return tuple([(name, self._value(value, depth)) for name, value in values.items()])
 
     def _value(self, value: Any, depth: int) -> object:
         """What it holds now; shared state (cells) by name, the journal knows its values."""
         kind = type(value)
-        if kind is Moment:
-            return kind.__name__
-        if isinstance(value, _ATOMS):
+        how = _HOW.get(kind, -1)
+        if how < 0:
+            how = _HOW[kind] = _how(kind)
+        if how == _ITSELF:
             return value
-        if isinstance(value, Cell):
+        if how == _NAMED:
             return value.name
-        if kind is FunctionType:
+        if how == _MOMENT:
+            return kind.__name__
+        if how == _FUNCTION:
             return value.__qualname__
         if depth == 0 or id(value) in self.seen or kind.__module__.startswith(self.opaque):
             return kind.__name__
         self.seen.add(id(value))
-        if kind is MethodType:
+        if how == _METHOD:
             return (value.__qualname__, self._value(value.__self__, depth - 1))
-        if kind is GeneratorType:
+        if how == _GENERATOR:
             return (self.frames(value.gi_frame), self._value(value.gi_yieldfrom, depth))
-        if isinstance(value, tuple | list):
+        if how == _SEQUENCE:
             return (kind.__name__, *[self._value(v, depth) for v in value])
-        if isinstance(value, set | frozenset):
+        if how == _SET:
             return (kind.__name__, *sorted(repr(self._value(v, depth)) for v in value))
-        if isinstance(value, dict):
+        if how == _DICT:
             keys = [(self._value(k, depth), self._value(v, depth)) for k, v in value.items()]
             return (kind.__name__, *keys)
         return (kind.__name__, *self._attributes(value, depth - 1))
 
     def _attributes(self, value: Any, depth: int) -> list[object]:
         out: list[object] = list(self._names(getattr(value, "__dict__", {}), depth))
-        for cls in type(value).__mro__:
-            slots = cls.__dict__.get("__slots__", ())
-            for name in (slots,) if isinstance(slots, str) else slots:
-                if hasattr(value, name):
-                    out.append((name, self._value(getattr(value, name), depth)))
+        kind = type(value)
+        slots = _SLOTS.get(kind)
+        if slots is None:
+            slots = _SLOTS[kind] = _slots(kind)
+        for name in slots:
+            held = getattr(value, name, _NOTHING)
+            if held is not _NOTHING:
+                out.append((name, self._value(held, depth)))
         return out
+
+
+# Asked for every value, so what depends on its class only is remembered.
+_ITSELF, _NAMED, _MOMENT, _FUNCTION, _METHOD, _GENERATOR, _SEQUENCE, _SET, _DICT, _OBJECT = range(
+    10
+)
+_NOTHING = object()
+_HOW: dict[type, int] = {}
+_SLOTS: dict[type, tuple[str, ...]] = {}
+
+
+def _how(kind: type) -> int:
+    """How a value of that class is read."""
+    if kind is Moment:
+        return _MOMENT
+    for kinds, how in (
+        (_ATOMS, _ITSELF),
+        (Cell, _NAMED),
+        (FunctionType, _FUNCTION),
+        (MethodType, _METHOD),
+        (GeneratorType, _GENERATOR),
+        ((tuple, list), _SEQUENCE),
+        ((set, frozenset), _SET),
+        (dict, _DICT),
+    ):
+        if issubclass(kind, kinds):
+            return how
+    return _OBJECT
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    """Its slots and those of its bases."""
+    out: list[str] = []
+    for cls in kind.__mro__:
+        slots = cls.__dict__.get("__slots__", ())
+        out.extend((slots,) if isinstance(slots, str) else slots)
+    return tuple(out)

@@ -72,6 +72,7 @@ class Rounds:
         "end",
         "looks",
         "period",
+        "places",
         "reached",
         "starts",
         "states",
@@ -88,6 +89,7 @@ class Rounds:
         self.reached: set[str] = set()
         self.looks: dict[tuple[int, str, str], int] = {}
         self.states: list[tuple[int, Any]] = []  # position, state
+        self.places: dict[int, tuple[int, object]] = {}  # of tasks, for `state_of`
 
     def again(self, trail: list[int], length: int, log: list[Event]) -> bool:
         """Whether a task whose events are at ``trail`` has done the same twice, in ``length``
@@ -143,18 +145,30 @@ class Rounds:
         self.states = []
 
 
-def state_of(tasks: list[Task], shared: Any, current: Task, opaque: tuple[str, ...]) -> Any:
-    """The whole state where ``current`` announces an access."""
-    places: list[Any] = []
+def state_of(
+    tasks: list[Task],
+    shared: Any,
+    current: Task,
+    opaque: tuple[str, ...],
+    places: dict[int, tuple[int, object]],
+) -> Any:
+    """The whole state where ``current`` announces an access.
+
+    :param places: of tasks in this execution, with the number of the event they wait for.
+    """
+    out: list[Any] = []
     for task in tasks:
         if task.done:
-            places.append(None)
+            out.append(None)
             continue
         ready = task.ready is None or task.ready()
         waits = sorted([cell.name for cell in task.blame])
-        here = place(task, opaque, running=task is current)
-        places.append((task.op, task.obj, ready, waits, task.retries, task.rcu_depth, here))
-    return (frozenset([(name, timeless(value)) for name, value in shared]), places)
+        number, here = places.get(task.id, (-1, None))
+        if number != task.count or task is current:  # else it has not run since
+            here = place(task, opaque, running=task is current)
+            places[task.id] = (task.count, here)
+        out.append((task.op, task.obj, ready, waits, task.retries, task.rcu_depth, here))
+    return (frozenset([(name, timeless(value)) for name, value in shared]), out)
 
 
 def starving(log: list[Event], start: int, enabled: list[Task]) -> list[int]:

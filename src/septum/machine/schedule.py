@@ -220,7 +220,8 @@ class Schedule:
             return
         if self.opaque is not None and rounds.worth_a_look(task.id, task.op, task.obj):
             shared = self.fingerprint(self._begun)
-            rounds.seen(len(self.log), state_of(self.tasks, shared, task, self.opaque))
+            state = state_of(self.tasks, shared, task, self.opaque, rounds.places)
+            rounds.seen(len(self.log), state)
 
     def _in_vain(self, wanted: int, start: int) -> bool:
         """Whether the prefix goes once more round a cycle out of which others would lead:

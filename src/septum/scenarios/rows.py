@@ -7,6 +7,7 @@ the verdict spoken.  Programs are built once per row and thread, and kept for it
 
 from __future__ import annotations
 
+import gc
 import pickle
 import threading
 from collections import OrderedDict
@@ -21,7 +22,7 @@ from septum.explore import Options, Protocol, SearchResult, best_found, search
 from septum.explore.distinct import kind_of
 from septum.explore.minimise import minimise
 from septum.explore.result import Found
-from septum.explore.search import DEFAULTS
+from septum.explore.search import DEFAULTS, no_collector
 from septum.explore.units import Branch, Size, UnitResult, explore_unit
 from septum.machine import Limits
 from septum.scenarios.build import Built, build, missing_capabilities
@@ -176,12 +177,14 @@ def _built(row: Row) -> Built | BuiltProtocol:
     _kept.built[row] = known
     while len(_kept.built) > _KEPT:
         _kept.built.popitem(last=False)
+        gc.unfreeze()
     return known
 
 
 def forget() -> None:
     """Drop the programs that this thread keeps."""
     _kept.built.clear()
+    gc.unfreeze()
     while _kept.subjects:
         _kept.subjects.pop().forget()
 
@@ -230,14 +233,17 @@ def explore_here(
     options = row.options
     if not row.in_units:
         return judge(row, built, search(built.program, options, progress=_telling(row)))
-    return explore_unit(
-        built.program,
-        branch,
-        size,
-        limits=Limits(options.steps),
-        retries=options.retries,
-        first=options.first,
-    )
+    with no_collector():
+        result = explore_unit(
+            built.program,
+            branch,
+            size,
+            limits=Limits(options.steps),
+            retries=options.retries,
+            first=options.first,
+        )
+        gc.freeze()  # what the next unit goes on with need not be looked through before
+    return result
 
 
 @contextmanager
