@@ -119,8 +119,8 @@ def bare(wakeup: Wakeup) -> Wakeup:
 class Size:
     """When a unit ends: at the first of these.  ``seconds`` is for a time budget only."""
 
-    executions: int = 200
-    steps: int = 20_000
+    executions: int = 1000
+    steps: int = 100_000
     seconds: float = 0.0
 
     def reached(self, result: SearchResult) -> bool:
