@@ -9,9 +9,11 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import pytest
 
@@ -23,6 +25,9 @@ from septum.scenarios.check import check_many
 from septum.scenarios.crew import Crew, ProcessCrew
 from septum.scenarios.result import CheckResult
 from septum.scenarios.rows import make
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 ROWS = [("v7.3", "fault-neighbours"), ("v7.3", "fault-punch"), ("v7.3", "split-tripwire")]
 OPTIONS = Options()
@@ -164,6 +169,47 @@ def test_a_worker_that_is_killed_is_replaced(whole: list[CheckResult]) -> None:
         assert judged(results) == whole
     finally:
         crew.close()
+
+
+class Lossy(Executor):
+    """Does what is submitted at once, until the worker dies: while it works on the
+    ``dies``-th piece, or with that piece done and before the next is handed out."""
+
+    def __init__(self, dies: int, *, idle: bool) -> None:
+        self.dies, self.idle = dies, idle
+        self.pieces = 0
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        self.pieces += 1
+        future: Future[T] = Future()
+        if self.pieces == self.dies + 1 and self.idle:
+            raise BrokenExecutor("found when something is submitted")
+        if self.pieces == self.dies and not self.idle:
+            future.set_exception(BrokenExecutor("found in the result"))
+        else:
+            future.set_result(fn(*args, **kwargs))
+        return future
+
+
+class LossyCrew(Crew):
+    """Two workers of which one dies once."""
+
+    def __init__(self, dies: int, *, idle: bool) -> None:
+        super().__init__(Lossy(dies, idle=idle), 2)
+        self.renewed = 0
+
+    def renew(self) -> bool:
+        self.renewed += 1
+        return True
+
+
+@pytest.mark.parametrize("idle", [False, True])
+@pytest.mark.parametrize("dies", [1, 2, 5, 8])
+def test_a_loss_may_be_noticed_anywhere(dies: int, idle: bool, whole: list[CheckResult]) -> None:
+    """In a result, or when the next piece is handed out: nothing is missed or counted twice."""
+    crew = LossyCrew(dies, idle=idle)
+    assert judged(list(run(crew))) == whole
+    assert crew.renewed == 1
 
 
 # --- what cannot go on ------------------------------------------------------------------------

@@ -74,7 +74,8 @@ class ProcessCrew(Crew):
         return pool
 
     def renew(self) -> bool:
-        self.executor.shutdown(wait=False, cancel_futures=True)
+        # A broken pool ends what is left of it; after that all its futures are done.
+        self.executor.shutdown(wait=True, cancel_futures=True)
         self.executor = self._pool()
         return True
 

@@ -144,43 +144,23 @@ def run_rows(
         hearing.enter_context(listening(lambda row, found: tell(at[row], found)))
     try:
         while waiting or active:
-            while sum(len(s.futures()) for s in active) < crew.ahead:
-                if any(s.send_first(crew) for s in active):
-                    continue
-                if waiting:
-                    n, row = waiting.pop()
-                    known = store.restore(n, row) if store is not None else None
-                    if isinstance(known, CheckResult):
-                        yield n, known
-                    else:
-                        active.append(_Search(n, row, known or _start(row)))
-                elif not any(s.send_any(crew) for s in active):
-                    break
-            if not active:
-                continue
-            futures = [f for s in active for f in s.futures()]
-            wait(futures, return_when=FIRST_COMPLETED)
-            if _take_back(active, futures, crew):
+            try:
+                yield from _hand_out(waiting, active, crew, store)
+                wait([f for s in active for f in s.futures()], return_when=FIRST_COMPLETED)
+                for n, result in _merge(active, store, progress):
+                    losses = 0
+                    if result is not None:
+                        yield n, result
+            except Exception as error:  # a worker may be found lost at any of these
+                if not crew.lost(error):
+                    raise
                 losses += 1
                 if losses > _LOSSES or not crew.renew():
                     raise WorkersLost(
                         f"workers died {losses} times with nothing finished in between (out of "
                         "memory?): use fewer --jobs; with --campaign, what was done is kept"
-                    )
-                continue
-            for s in list(active):
-                for result in s.merge():
-                    losses = 0
-                    if result is not None:
-                        active.remove(s)
-                        if store is not None:
-                            store.finish(s.n, s.row, result)
-                        yield s.n, result
-                    else:
-                        if store is not None:
-                            store.save(s.n, s.row, s.frontier)
-                        if progress is not None:
-                            progress(s.n, s.frontier.found)
+                    ) from error
+                _take_back(active, crew)
     finally:
         hearing.close()
         if alone:
@@ -190,6 +170,42 @@ def run_rows(
                 future.cancel()
 
 
+def _hand_out(
+    waiting: list[tuple[int, Row]], active: list[_Search], crew: Crew, store: Store | None
+) -> Iterator[tuple[int, CheckResult]]:
+    """Give the crew as much as it should have; yields rows that the store has finished."""
+    while sum(len(s.futures()) for s in active) < crew.ahead:
+        if any(s.send_first(crew) for s in active):
+            continue
+        if waiting:
+            n, row = waiting.pop()
+            known = store.restore(n, row) if store is not None else None
+            if isinstance(known, CheckResult):
+                yield n, known
+            else:
+                active.append(_Search(n, row, known or _start(row)))
+        elif not any(s.send_any(crew) for s in active):
+            break
+
+
+def _merge(
+    active: list[_Search], store: Store | None, progress: Progress | None
+) -> Iterator[tuple[int, CheckResult | None]]:
+    """Merge what is done; yields per unit, with the row's result if it was the last one."""
+    for s in list(active):
+        for result in s.merge():
+            if result is not None:
+                active.remove(s)
+                if store is not None:
+                    store.finish(s.n, s.row, result)
+            else:
+                if store is not None:
+                    store.save(s.n, s.row, s.frontier)
+                if progress is not None:
+                    progress(s.n, s.frontier.found)
+            yield s.n, result
+
+
 def _start(row: Row) -> Frontier:
     options = row.options
     return Frontier.start(
@@ -197,14 +213,15 @@ def _start(row: Row) -> Frontier:
     )
 
 
-def _take_back(active: list[_Search], futures: Sequence[Piece], crew: Crew) -> bool:
-    """Forget what went with a worker, so that it is handed out again; whether any did."""
-    gone = set()
-    for future in futures:
-        if future.done() and (future.cancelled() or crew.lost(future.exception() or OSError())):
-            gone.add(future)
-    for s in active if gone else ():
-        s.sent = {i: f for i, f in s.sent.items() if f not in gone}
-        if s.end in gone:
+def _take_back(active: list[_Search], crew: Crew) -> None:
+    """Forget what went with a worker, so that it is handed out again."""
+
+    def gone(future: Piece | None) -> bool:
+        if future is None or not future.done():
+            return False
+        return future.cancelled() or crew.lost(future.exception() or OSError())
+
+    for s in active:
+        s.sent = {i: f for i, f in s.sent.items() if not gone(f)}
+        if gone(s.end):
             s.end = None
-    return bool(gone)
