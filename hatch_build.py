@@ -64,7 +64,7 @@ def compile_modules(modules: list[str], out: Path) -> list[Path]:
 
     extensions = mypycify(
         [*modules, "--strict"],
-        opt_level="3",
+        opt_level="1",
         debug_level="0",
         group_name="septum",
         target_dir=str(out / "c"),
