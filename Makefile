@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # make check: the default suite, judged against the reviewed expectations.
-# make test:  lint, types, layering and all tests: `make unit`, then `make searches`, the tests
-#             that explore for long (mutants, brute force beside the reduction).
+# make test:  lint, types, layering and all tests: `make unit`; `make whole`, the tests of whole
+#             programs (each command and output in the docs, scripts, clusters); `make searches`,
+#             the tests that explore for long (mutants, brute force beside the reduction).
 # Both need Python >= 3.11 (with venv and pip) and nothing else.
 
 PYTHON ?= python3
@@ -9,13 +10,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: check test lint types layers unit searches clean
+.PHONY: check test lint types layers unit whole searches clean
 
 check: $(VENV)/.installed
 	$(BIN)/septum check --expect docs/verdicts.toml --jobs $(JOBS)
 	$(BIN)/septum show docs/examples/reread-sptep.json
 
-test: lint types layers unit searches
+test: lint types layers unit whole searches
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff check .
@@ -30,8 +31,16 @@ layers: $(VENV)/.tested
 SEARCHES := tests/mutants tests/quality tests/scenarios/test_soundness.py \
 	tests/explore/test_random.py tests/explore/test_literature.py tests/explore/test_bounded.py
 
+WHOLE := tests/test_project_docs.py tests/test_scripts.py tests/scenarios/test_cluster.py \
+	tests/browser
+
+# test-compiled runs what compares the builds, once there is a compiled one.
 unit: $(VENV)/.tested
-	$(BIN)/pytest -n $(JOBS) $(SEARCHES:%=--ignore=%)
+	$(BIN)/pytest -n $(JOBS) $(SEARCHES:%=--ignore=%) $(WHOLE:%=--ignore=%) \
+		--ignore=tests/test_compiled.py
+
+whole: $(VENV)/.tested
+	$(BIN)/pytest -n $(JOBS) $(WHOLE)
 
 searches: $(VENV)/.tested
 	$(BIN)/pytest -n $(JOBS) $(SEARCHES)
