@@ -31,7 +31,6 @@ from septum.kvm.spte import (
     VMX_EPT_SUPPRESS_VE_BIT,
     is_last_spte,
     spte_permission_fault,
-    spte_to_child_sp,
     spte_to_pfn,
 )
 from septum.machine import Cell, Machine, Word
@@ -40,7 +39,7 @@ from septum.tdx.leaves import TDG_MEM_PAGE_ACCEPT, TDG_VP_VEINFO_GET
 from septum.tdx.status import TDX_PAGE_ALREADY_ACCEPTED, is_operand_busy, status_class
 
 if TYPE_CHECKING:
-    from septum.kvm.structs import Vcpu
+    from septum.kvm.environment import GuestVcpu
 
 __all__ = ["Cpu", "Guest", "GuestOp", "accept", "flush_all", "flush_shared", "map_gpa"]
 __all__ += ["Walk", "cpu_walk", "fetch", "interrupted", "read", "run_guest", "touch", "write"]
@@ -129,17 +128,17 @@ class Guest:
 # --- cached translations ----------------------------------------------------------------
 
 
-def _cache(vcpu: Vcpu, gfn: int, pfn: int) -> None:
+def _cache(vcpu: GuestVcpu, gfn: int, pfn: int) -> None:
     tlb = vcpu.kvm.cpu(vcpu.cpu.v).tlb
     tlb.poke(tlb.v | {(gfn, pfn)})
 
 
-def flush_all(vcpu: Vcpu, cpu: int) -> None:
+def flush_all(vcpu: GuestVcpu, cpu: int) -> None:
     """The module's INVEPT on ``cpu``: VP.ENTER in a new epoch, VP.FLUSH."""
     vcpu.kvm.cpu(cpu).tlb.poke(frozenset())
 
 
-def flush_shared(vcpu: Vcpu) -> None:
+def flush_shared(vcpu: GuestVcpu) -> None:
     """KVM's own INVEPT, on the vCPU's CPU: the shared EPT."""
     cpu: int = vcpu.cpu.v
     kvm = vcpu.kvm
@@ -156,14 +155,14 @@ def flush_shared(vcpu: Vcpu) -> None:
 # --- execution --------------------------------------------------------------------------
 
 
-def interrupted(vcpu: Vcpu) -> bool:
+def interrupted(vcpu: GuestVcpu) -> bool:
     """Has an IPI arrived?"""
     with vcpu.m.step("interrupt window", vcpu.ipi.name):
         pending = vcpu.ipi.peek() >> 1
     return bool(pending)
 
 
-def run_guest(vcpu: Vcpu) -> Any:
+def run_guest(vcpu: GuestVcpu) -> Any:
     """From the guest's entry to its TD exit; the module's `GuestResult`."""
     m = vcpu.m
     guest = vcpu.guest
@@ -181,7 +180,7 @@ def run_guest(vcpu: Vcpu) -> Any:
             return result
 
 
-def _execute(vcpu: Vcpu, op: GuestOp, window: int) -> Any:
+def _execute(vcpu: GuestVcpu, op: GuestOp, window: int) -> Any:
     """One attempt; the TD exit it ended in, or None if the guest goes on.  ``window`` is
     the event that found no IPI pending."""
     if op.op == "accept":
@@ -193,7 +192,7 @@ def _execute(vcpu: Vcpu, op: GuestOp, window: int) -> Any:
     return _access_private(vcpu, op)
 
 
-def _accept(vcpu: Vcpu, op: GuestOp, window: int) -> Any:
+def _accept(vcpu: GuestVcpu, op: GuestOp, window: int) -> Any:
     regs = {"rcx": op.gfn << PAGE_SHIFT | op.level - 1}
     result = vcpu.kvm.module.tdcall(TDG_MEM_PAGE_ACCEPT, regs, vcpu.cpu.v)
     if result.event == "td-exit":
@@ -215,7 +214,7 @@ def _accept(vcpu: Vcpu, op: GuestOp, window: int) -> Any:
     return None
 
 
-def _access_private(vcpu: Vcpu, op: GuestOp) -> Any:
+def _access_private(vcpu: GuestVcpu, op: GuestOp) -> Any:
     module = vcpu.kvm.module
     result = module.guest_access(vcpu.cpu.v, op.gfn << PAGE_SHIFT, write=op.op == "write")
     if result.event == "td-exit":
@@ -230,7 +229,7 @@ def _access_private(vcpu: Vcpu, op: GuestOp) -> Any:
     return None
 
 
-def _access_shared(vcpu: Vcpu, op: GuestOp) -> Any:
+def _access_shared(vcpu: GuestVcpu, op: GuestOp) -> Any:
     pfn = walk_direct(vcpu, op.gfn, op.op == "write")
     if pfn is None:
         return vcpu.kvm.module.guest_ept_violation(vcpu.cpu.v, op.gfn << PAGE_SHIFT)
@@ -242,7 +241,7 @@ def _access_shared(vcpu: Vcpu, op: GuestOp) -> Any:
     return None
 
 
-def _accessed(vcpu: Vcpu, op: GuestOp, pfn: int) -> None:
+def _accessed(vcpu: GuestVcpu, op: GuestOp, pfn: int) -> None:
     """The access is done, in the event of the walk's last step."""
     _cache(vcpu, op.gfn, pfn)
     if vcpu.m.listeners:
@@ -250,7 +249,7 @@ def _accessed(vcpu: Vcpu, op: GuestOp, pfn: int) -> None:
     vcpu.guest.completed()
 
 
-def walk_direct(vcpu: Vcpu, gfn: int, for_write: bool) -> int | None:
+def walk_direct(vcpu: GuestVcpu, gfn: int, for_write: bool) -> int | None:
     """The CPU's walk for an access that `_accessed` completes: the PFN, None (violation), or
     `MMIO` (the entry does not suppress the #VE: facts 1.2)."""
     access = "write" if for_write else "read"
@@ -269,7 +268,7 @@ class Walk(NamedTuple):
     ve: bool = False
 
 
-def cpu_walk(vcpu: Vcpu, gfn: int, access: str, *, cached: bool, report: bool = True) -> Walk:
+def cpu_walk(vcpu: GuestVcpu, gfn: int, access: str, *, cached: bool, report: bool = True) -> Walk:
     """The CPU's walk of the direct root and the access, as one step.
 
     A and D are set by a locked read-modify-write of the leaf; the CPU logs the GFN when
@@ -296,7 +295,7 @@ def cpu_walk(vcpu: Vcpu, gfn: int, access: str, *, cached: bool, report: bool = 
                 return Walk(None, present=bool(rwx))
             if is_last_spte(spte, level):
                 break
-            sp = spte_to_child_sp(kvm, spte)
+            sp = kvm.mmu_pages[spte_to_pfn(spte)]
         if kvm.features.ad:
             used = VMX_EPT_ACCESS_BIT | (VMX_EPT_DIRTY_BIT if access == "write" else 0)
             if spte & used != used:

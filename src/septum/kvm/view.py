@@ -10,67 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from septum.kvm.host import FREE
 from septum.kvm.spte import is_last_spte, is_shadow_present_pte, spte_to_pfn
 from septum.kvm.structs import INVALID_PAGE, Kvm, KvmMmuPage, Spte
+from septum.kvm.view_base import BaseView, Entry, SeptView, SpteChange, Table
 from septum.kvm.view_direct import DirectView, KvmDirectView
 from septum.machine import Machine
 from septum.machine.geometry import PAGE_SHIFT, Geometry
-from septum.tdx.pamt import PageType
-from septum.tdx.sept import State, hpa_of, state_of
-from septum.tdx.state import Lifecycle, Td
+from septum.tdx.sept import State
 
-__all__ = ["Entry", "KvmView", "RootView", "SeptView", "SpteChange", "Table", "View"]
+__all__ = ["Entry", "KvmView", "Observed", "RootView", "SeptView", "SpteChange", "Table", "View"]
 
-_TABLES = (State.NL_MAPPED, State.NL_BLOCKED)
 _MODES = ("outside the guest", "in guest mode", "leaving the guest")
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A page-table page of KVM; ``root`` is the name of the root it hangs below."""
-
-    name: str
-    pfn: int
-    level: int
-    gfn: int
-    is_mirror: bool
-    is_root: bool
-    root: str
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One SPTE: ``level`` is the level of the table that holds it."""
-
-    table: Table
-    index: int
-    gfn: int
-    level: int
-    value: int
-
-
-@dataclass(frozen=True, slots=True)
-class SpteChange:
-    """A store to an SPTE that other tasks can reach; ``task`` made it."""
-
-    entry: Entry
-    old: int
-    new: int
-    task: int
-    mmu_lock_write: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SeptView:
-    """Where a walk of the S-EPT for a GFN and level stopped.  ``level`` is KVM's."""
-
-    level: int
-    state: State
-    pfn: int
-    raw: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,45 +113,30 @@ class View(DirectView, Protocol):
     def keys_configured(self) -> bool: ...
 
 
-class KvmView(KvmDirectView):
+class Observed(View, Protocol):
+    """A view that tells of events, too: what `septum.kvm.monitors.Monitors` are attached to."""
+
+    def subscribe(self, event: str, handler: Callable[..., None]) -> None: ...
+    def attach(self) -> None: ...
+    def holds_mmu_lock_for_write(self) -> bool:
+        """The running task does."""
+        ...
+
+
+class KvmView(KvmDirectView, BaseView):
     """`View` over `Kvm` and its `TdxModule`; also turns model events into neutral ones.
 
     :param subscribe: ``(event name, handler)`` pairs, see `septum.kvm.monitors`.
     """
 
-    def __init__(self, kvm: Kvm) -> None:
-        self.kvm = kvm
-        self.m = kvm.m
-        self.geometry = kvm.geometry
-        self._handlers: dict[str, list[Callable[..., None]]] = {}
+    kvm: Kvm
 
-    # --- events -----------------------------------------------------------------
+    def _change(self, word: Spte, old: int, new: int) -> SpteChange:
+        entry = self._entry(word.page.owner, word, new)
+        return SpteChange(entry, old, new, self.m.current.id, self.holds_mmu_lock_for_write())
 
-    def subscribe(self, event: str, handler: Callable[..., None]) -> None:
-        self._handlers.setdefault(event, []).append(handler)
-
-    def attach(self) -> None:
-        """Start to pass the machine's events on to the subscribers."""
-        self.m.listeners.append(self._on)
-
-    def _on(self, what: str, args: tuple[Any, ...]) -> None:
-        handlers = self._handlers.get(what)
-        if not handlers:
-            return
-        if what == "spte":
-            word, old, new = args
-            change = SpteChange(
-                self._entry(word.page.owner, word, new),
-                old,
-                new,
-                self.m.current.id,
-                self.kvm.mmu_lock.held_write(),
-            )
-            for handler in handlers:
-                handler(change)
-        else:
-            for handler in handlers:
-                handler(*args)
+    def holds_mmu_lock_for_write(self) -> bool:
+        return self.kvm.mmu_lock.held_write()
 
     # --- KVM's side ---------------------------------------------------------------
 
@@ -304,17 +242,6 @@ class KvmView(KvmDirectView):
     def mn_active_invalidate_count(self) -> int:
         return int(self.kvm.mn_active_invalidate_count.peek())
 
-    def lps(self) -> range:
-        if self.kvm.module is None:
-            return range(len(self.kvm.vcpus))
-        return range(self.kvm.module.config.lps)
-
-    def vcpu_epoch(self, vcpu: int) -> int:
-        return int(self.kvm.module.vcpu(vcpu).epoch.peek())
-
-    def block_epoch(self, pfn: int) -> int:
-        return int(self.kvm.module.pamt.leaf(pfn << PAGE_SHIFT).bepoch.peek())
-
     def vcpu_root(self, vcpu: int) -> str:
         """Only the vCPU's own thread changes it, and not while it is in the guest."""
         for v in self.kvm.vcpus:
@@ -348,71 +275,3 @@ class KvmView(KvmDirectView):
         if self.keys_configured():
             out.append(("TD_EPOCH", str(self._td().epoch.peek())))
         return out
-
-    # --- the module's side ----------------------------------------------------------
-
-    def keys_configured(self) -> bool:
-        if self.kvm.module is None:
-            return False
-        return bool(self._td().lifecycle.peek() == Lifecycle.TD_KEYS_CONFIGURED)
-
-    def _td(self) -> Td:
-        td: Td = self.kvm.module.td(self.kvm.tdx.tdr << PAGE_SHIFT)
-        return td
-
-    def sept(self, gfn: int, level: int) -> SeptView | None:
-        if self.kvm.module is None:
-            return None
-        table = self._td().root
-        at = self.geometry.levels
-        while True:
-            raw = self.kvm.module.sept.page(table).word(self.geometry.index(gfn, at)).peek()
-            state = state_of(raw)
-            if at == level or state not in _TABLES:
-                return SeptView(at, state, hpa_of(raw) >> PAGE_SHIFT, raw)
-            table = hpa_of(raw)
-            at -= 1
-
-    def sept_entries(self) -> list[tuple[int, int, int]]:
-        """Every non-FREE S-EPT entry: KVM level, GFN, raw value."""
-        if self.kvm.module is None or self._td().sept_root is None:
-            return []
-        out: list[tuple[int, int, int]] = []
-        todo = [(self._td().root, self.geometry.levels, 0)]
-        while todo:
-            table, level, base = todo.pop()
-            for index, raw in self._sept_page(table):
-                gfn = base + index * self.geometry.pages_per_level(level)
-                state = state_of(raw)
-                if state != State.FREE:
-                    out.append((level, gfn, raw))
-                if state in _TABLES and level > 1:
-                    todo.append((hpa_of(raw), level - 1, gfn))
-        return sorted(out, key=lambda e: (-e[0], e[1]))
-
-    def _sept_page(self, table_hpa: int) -> Iterator[tuple[int, int]]:
-        page = self.kvm.module.sept.page(table_hpa)
-        for index in range(self.geometry.entries):
-            yield index, page.word(index).peek()
-
-    def sept_page_states(self, table_hpa: int) -> list[tuple[int, State]]:
-        return [(index, state_of(raw)) for index, raw in self._sept_page(table_hpa)]
-
-    def sept_parent(self, table_hpa: int) -> int | None:
-        root = self._td().root
-        if table_hpa == root:
-            return None
-        todo = [(root, self.geometry.levels)]
-        while todo:
-            table, level = todo.pop()
-            for _, raw in self._sept_page(table):
-                if level > 1 and state_of(raw) in _TABLES:
-                    if hpa_of(raw) == table_hpa:
-                        return raw
-                    todo.append((hpa_of(raw), level - 1))
-        return 0
-
-    def page_type(self, pfn: int) -> str:
-        if self.kvm.module is None:
-            return PageType.NDA.name
-        return PageType(self.kvm.module.pamt.leaf(pfn << PAGE_SHIFT).peek()[0]).name

@@ -65,6 +65,10 @@ class DirectView(Protocol):
         """(vCPU, GFN): translations with which a CPU may write without telling anybody."""
         ...
 
+    def is_traced(self, index: int) -> bool:
+        """Both changes of a table's entry and lines about it are told."""
+        ...
+
     def table_pages(self) -> list[tuple[int, str, bool]]:
         """Every page that KVM has allocated for tables and not freed: PFN, name, and
         whether a root leads to it.  Empty while RCU callbacks are yet to run."""
@@ -116,6 +120,9 @@ class KvmDirectView:
         if slot is not None and slot.dirty_bitmap.peek() >> (gfn - slot.base_gfn) & 1:
             return True
         return any(gfn in vcpu.pml.peek() for vcpu in self.kvm.vcpus)
+
+    def is_traced(self, index: int) -> bool:
+        return True
 
     def uses_pml(self) -> bool:
         return self.kvm.features.pml

@@ -138,7 +138,8 @@ def find_built(content: str, *, cache: Path | None = None) -> Code | None:
 
 
 def _fragment() -> str:
-    parts = (CODE / "fragment.config", CODE / "relax.h", CODE.parent / "kbuild.py")
+    names = ("fragment.config", "relax.h", "vm_dead.h")
+    parts = (*(CODE / name for name in names), CODE.parent / "kbuild.py")
     return hashlib.sha256(b"".join(p.read_bytes() for p in parts)).hexdigest()
 
 

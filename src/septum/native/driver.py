@@ -379,7 +379,7 @@ class Driver:
             started = int(m.current.started)
             answers.begin(ASKED, number, cpu, leaf, variant, started, *regs.values())
         if leaf in SERVICES:
-            served = self.services.serve(number, leaf, regs["rcx"], regs["rdx"], regs["r8"])
+            served = self.services.serve(number, leaf, *regs.values())
             self._answered(ev, args, variant, served)
             return
         if m.interleaving and not m.current.started:
@@ -430,14 +430,14 @@ class Driver:
         """VP.ENTER up to the TD exit."""
         vcpu = self.kernel.vcpus[cpu]
         if getattr(result, "flush", False):
-            flush_all(vcpu, cpu)  # type: ignore[arg-type]
+            flush_all(vcpu, cpu)
         if result.event != "td-entry":
             if is_operand_busy(result.rax):
                 self.m.reach("VP.ENTER returned BUSY")
             return result
         self.m.current.blame = {}
         before = vcpu.guest.pc.v
-        result = run_guest(vcpu)  # type: ignore[arg-type]
+        result = run_guest(vcpu)
         self.notice.exited(number, result)
         if vcpu.guest.pc.v != before or not self._shared_violation(result):
             self.got_on(number)

@@ -2,7 +2,8 @@
 """Compiles the user's unmodified files through kbuild, out of tree, with KCSAN.
 
 KCSAN's instrumentation makes every access a call, which the runtime defines; no macro of the
-kernel is overridden but ``cpu_relax()``.  Nothing is ever written into the tree.
+kernel is overridden but those of ``c/relax.h`` and ``c/vm_dead.h``.  Nothing is ever written into
+the tree.
 """
 
 from __future__ import annotations
@@ -19,13 +20,19 @@ from typing import Final
 from septum.native.errors import BuildError, disk_full
 from septum.native.tree import Tree
 
-__all__ = ["CODE", "OBJECTS", "Kbuild", "Progress"]
+__all__ = ["CODE", "OBJECTS", "Kbuild", "Progress", "before"]
 
 Progress = Callable[[str], None]
 
 CODE: Final = Path(__file__).parent / "c"
 KCFLAGS: Final = "-fno-PIE -mcmodel=small -mpreferred-stack-boundary=4 -g1"
-_RELAXING: Final = ("mmu/mmu", "mmu/tdp_mmu")  # as arch/x86/kvm/Makefile calls them
+_BEFORE: Final = {
+    "mmu/mmu": "relax.h",  # as arch/x86/kvm/Makefile calls them
+    "mmu/tdp_mmu": "relax.h",
+    "vmx/tdx": "vm_dead.h",
+    "kvm_main": "vm_dead.h",
+}
+"""Headers that come before everything in the file."""
 
 OBJECTS: Final = (
     "arch/x86/kvm/mmu/mmu.o",
@@ -44,6 +51,13 @@ _KVM_CORE: Final = ("virt/kvm/kvm_main.o", "virt/kvm/guest_memfd.o")
 """Part of arch/x86/kvm's module; asked for by their own names, kbuild would not instrument
 them, so they are compiled with the command line of `MODEL`."""
 MODEL: Final = "arch/x86/kvm/mmu/tdp_mmu.o"  # whose command line the glue is compiled with
+
+
+def before(name: str) -> list[str]:
+    """The flags that put a header before everything in a file of the kernel."""
+    path = Path(name).with_suffix("")
+    header = _BEFORE.get(path.name) or _BEFORE.get(f"{path.parent.name}/{path.name}")
+    return [f"-include {CODE}/{header}"] if header else []
 
 
 class Kbuild:
@@ -77,8 +91,8 @@ class Kbuild:
             self._check_config()
         if not (self.work / "include/generated/asm-offsets.h").exists():
             self._step("prepare", ["prepare"])
-        relax = [f"CFLAGS_{name}.o=-include {CODE}/relax.h" for name in _RELAXING]
-        self._step("compile", list(OBJECTS), *relax)
+        flags = [f"CFLAGS_{n}.o=-include {CODE}/{header}" for n, header in _BEFORE.items()]
+        self._step("compile", list(OBJECTS), *flags)
         self._core()
         return objects
 
@@ -88,7 +102,7 @@ class Kbuild:
         for name in _KVM_CORE:
             self.progress(f"compile: {name}")
             source = self.source / name.replace(".o", ".c")
-            problem = self.compile(source, self.work / name)
+            problem = self.compile(source, self.work / name, *before(name))
             if problem:
                 raise BuildError(self._failure("compile", problem.splitlines(keepends=True)))
         self.seconds["compile"] += perf_counter() - begun
@@ -174,7 +188,7 @@ class Kbuild:
         saved = self.work / f"{Path(MODEL).parent}/.{Path(MODEL).name}.cmd"
         line = saved.read_text().splitlines()[0].split(":=", 1)[1].split(";")[0].strip()
         line = re.sub(r"-Wp,-MMD,\S+", "", line)
-        line = re.sub(r"-include \S+/relax\.h", "", line)
+        line = re.sub(r"-include \S+/(relax|vm_dead)\.h", "", line)
         line = re.sub(r"-DKBUILD_BASENAME='\S+'", "-DKBUILD_BASENAME='\"septum\"'", line)
         quiet = "-Wno-missing-prototypes -Wno-missing-declarations -Wno-unused"
         mode = "-S" if assembler else "-c"

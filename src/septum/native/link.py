@@ -30,7 +30,7 @@ _RUNTIME: Final = (
 )
 _GLUE: Final = (
     *("kernel", "files", "host", "arch", "slots", "vcpu", "guest", "setup"),
-    *("operations", "fields"),
+    *("operations", "fields", "monitors"),
 )
 _WRAPPED: Final = (
     "tdx_get_sysinfo",

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from septum.kvm.spte import FROZEN_SPTE, is_last_spte, is_shadow_present_pte
+from septum.kvm.spte import FROZEN_SPTE, is_last_spte, is_shadow_present_pte, spte_to_pfn
 from septum.kvm.tdx import (
     EPT_VIOLATION_PROT_MASK,
     EXIT_REASON_EPT_VIOLATION,
     TDX_EXT_EXIT_QUAL_TYPE_MASK,
     TDX_EXT_EXIT_QUAL_TYPE_PENDING_EPT_VIOLATION,
 )
+from septum.machine import Cell
 from septum.native.answers import SPTE
+from septum.native.image import ARENA, FIRST_PFN, PAGE
 from septum.tdx.status import is_operand_busy
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ class Notice:
         self.kernel = kernel
         self.m = kernel.m
         self.seq: dict[int, int] = {}  # task -> mmu_invalidate_seq as first read
+        self.linked_at_start: frozenset[int] = frozenset()  # tables, by their page
+        self._linked: dict[int, Cell] = {}  # the others: whether anything has led to them
         self._names: dict[str, str] = {
             "kvm.mmu_invalidate_seq": "seq",
             "kvm.mmu_invalidate_in_progress": "progress",
@@ -106,10 +110,12 @@ class Notice:
         image; -1: the CPU changed it."""
         kernel, m = self.kernel, self.m
         sp = kernel.sp_of(addr)
-        if not sp:
+        if not sp or self._is_being_filled(addr & -PAGE, sp):
             return
         old, new = kernel.value_of(before), kernel.value_of(after)
         level = kernel.level(sp)
+        if is_shadow_present_pte(new) and not is_last_spte(new, level):
+            self._link(ARENA + (spte_to_pfn(new) - FIRST_PFN << 12))
         was_table = is_shadow_present_pte(old) and not is_last_spte(old, level)
         if was_table and (new == FROZEN_SPTE or not is_shadow_present_pte(new)):
             m.reach("a table was removed")
@@ -122,7 +128,23 @@ class Notice:
             m.reach("a direct leaf was zapped")  # with the table that holds it
         if m.listeners:
             held = number >= 0 and kernel.image.held_write(number, kernel.mmu_lock)
-            m.emit("spte", sp, addr, old, new, held)
+            m.emit("spte", sp, addr, old, new, bool(held))
+
+    def _is_being_filled(self, page: int, sp: int) -> bool:
+        """Nothing has led to the table yet: a huge page is being split into it."""
+        if page in self.linked_at_start or not self.kernel.value("kvm_mmu_page.ptep", sp):
+            return False
+        linked = self._linked.get(page)
+        return linked is None or not linked.v
+
+    def _link(self, page: int) -> None:
+        if page in self.linked_at_start:
+            return
+        cell = self._linked.get(page)
+        if cell is None:
+            cell = self._linked[page] = Cell(self.m, f"table {page:x} linked", False)
+        if not cell.v:
+            cell.set(True)
 
     # --- the module ------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ from septum.native.operations import EVERYTHING, bind, removals, uses_direct_roo
 from septum.native.start import epilogue_steps, start_state
 from septum.native.states import stateful
 from septum.native.symbols import Lines
-from septum.native.view import NOT_JUDGED, NativeView
+from septum.native.view import NativeView
 from septum.native.words import word_address, word_name
 from septum.scenarios.model import Scenario
 from septum.scenarios.witness import watch
@@ -107,10 +107,11 @@ class NativeProgram(KeepsStates):
 
     def give_up_engine(self) -> None:
         """Python runs everything from now on."""
+        if self.engine is not None:
+            self.engine.m.answers = None
         self.engine = None
         self.driver.answers = self.driver.image.answers = None
         self.driver.kernel.objects.on_new = None
-        self.machine.answers = None  # type: ignore[attr-defined]
 
     def _plain(self, policy: Policy) -> bool:
         """Nothing that only Python can do is asked for."""
@@ -256,8 +257,9 @@ def build_native(
     if scenario.inject is not None:
         kernel.injection = _injection(machine, scenario)
     view = NativeView(kernel)
+    driver.notice.linked_at_start = view.table_addresses()
     watch(view)
-    monitors = Monitors(view, {*monitors_off, *NOT_JUDGED})
+    monitors = Monitors(view, monitors_off)
     _allow_removals(monitors, geometry, scenario)
     plans = _plans(driver, geometry, scenario)
     bodies = [

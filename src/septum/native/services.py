@@ -33,7 +33,9 @@ SERVICES: Final = range(RUN, HAPPENED + 1)
     _MMIO_EMULATED,
     _MMU_DESTROYED,
     _RCU_UNLOCKED,
-) = range(9)
+    _TRACED,
+    _VM_DEAD,
+) = range(11)
 _KINDS: Final = ("read", "write", "fetch")
 _NONE: Final = (1 << 64) - 1
 _EPT_VIOLATION, _EPT_MISCONFIG = 48, 49
@@ -42,6 +44,7 @@ _PLAIN: Final = {
     _ZAPPED_FAST: "zap_all_fast_done",
     _MMU_DESTROYED: "mmu_destroyed",
     _RCU_UNLOCKED: "rcu_read_unlock",
+    _VM_DEAD: "vm_dead",
 }
 
 
@@ -62,10 +65,10 @@ class Services:
         self.kernel = driver.kernel
         self.m = driver.m
 
-    def serve(self, number: int, what: int, rcx: int, rdx: int, r8: int) -> Answer:
-        """:param number: the task that asks."""
+    def serve(self, number: int, what: int, *registers: int) -> Answer:
+        """:param number: the task that asks; ``registers``: what it gives, from RCX on."""
         handler = self._HANDLERS[what]
-        return handler(self, number, rcx, rdx, r8) or Answer()
+        return handler(self, number, *registers) or Answer()
 
     def _progress(self, number: int, *_: int) -> None:
         """What the attempt saw so far does not count any more."""
@@ -86,9 +89,9 @@ class Services:
             driver.leave(vcpu)
         return Answer(left.reason, left.gfn, left.error_code)
 
-    def _walk(self, number: int, vcpu: int, gfn: int, kind: int) -> Answer:
+    def _walk(self, number: int, vcpu: int, gfn: int, kind: int, *_: int) -> Answer:
         access = _KINDS[kind]
-        walk = cpu_walk(self.kernel.vcpus[vcpu], gfn, access, cached=False)  # type: ignore[arg-type]
+        walk = cpu_walk(self.kernel.vcpus[vcpu], gfn, access, cached=False)
         done = walk.pfn is not None
         return Answer(int(done), access_error_code(access, walk.present, walk.misconfig))
 
@@ -104,7 +107,7 @@ class Services:
 
     def _flush(self, number: int, vcpu: int, *_: int) -> None:
         if vcpu < len(self.kernel.vcpus):  # else it is being made
-            flush_shared(self.kernel.vcpus[vcpu])  # type: ignore[arg-type]
+            flush_shared(self.kernel.vcpus[vcpu])
 
     def _completed(self, number: int, vcpu: int, *_: int) -> None:
         self.kernel.vcpus[vcpu].guest.completed()
@@ -112,7 +115,7 @@ class Services:
 
     # --- monitors -------------------------------------------------------------------------
 
-    def _happened(self, number: int, what: int, a: int, b: int) -> None:
+    def _happened(self, number: int, what: int, a: int, b: int, *more: int) -> None:
         kernel, emit = self.kernel, self.m.emit
         if what in _PLAIN:
             emit(_PLAIN[what])
@@ -127,6 +130,10 @@ class Services:
             emit("write_tracked", a)
         elif what == _MMIO_EMULATED:
             emit("mmio_emulated", a, b)
+        elif what == _TRACED:
+            old, new = (kernel.value_of(raw) for raw in more[:2])
+            fields = {"gfn": a, "level": b, "old_spte": old, "new_spte": new}
+            emit("trace", "kvm_tdp_mmu_spte_changed", fields)
 
     _HANDLERS: Final[dict[int, Callable[..., Any]]] = {
         RUN: _run,

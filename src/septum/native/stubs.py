@@ -57,6 +57,7 @@ QUIET = frozenset(
         "invept_error",
         "send_sig_mceerr",
         "rcuwait_wake_up",
+        "__srcu_check_read_flavor",
     }
 )
 """Functions whose call may be left out: they return 0 and touch nothing that KVM reads."""

@@ -4,22 +4,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 from septum.kvm.spte import is_last_spte, is_shadow_present_pte, spte_to_pfn
-from septum.kvm.view import Entry, RootView, SpteChange, Table
+from septum.kvm.view import RootView
+from septum.kvm.view_base import Entry, SpteChange, Table
 from septum.native.image import ARENA, FIRST_PFN, PAGE
 from septum.native.kernel import Kernel
 from septum.native.leaks import table_pages
 from septum.native.view_direct import NativeDirectView
-from septum.tdx.sept import hpa_of, state_of
+from septum.tdx.sept import FREE
 
-__all__ = ["NOT_JUDGED", "NativeView"]
-
-NOT_JUDGED: Final = frozenset({"I20", "I24"})
-"""Monitors that need what the compiled kernel does not show yet (docs/kernel.md)."""
+__all__ = ["NativeView"]
 
 _INVALID = (1 << 64) - 1
+_SHARED_HALF: Final = 0x100  # and the page far away, which no scenario's task uses
 
 
 class NativeView(NativeDirectView):
@@ -29,20 +28,15 @@ class NativeView(NativeDirectView):
     """
 
     def __init__(self, kernel: Kernel) -> None:
-        super().__init__(kernel)  # type: ignore[arg-type]
-        self.kernel = kernel
+        super().__init__(kernel)
+        self.watched = _watched(kernel)
 
-    def _on(self, what: str, args: tuple[Any, ...]) -> None:
-        if what != "spte":
-            super()._on(what, args)
-            return
-        handlers = self._handlers.get(what)
-        if not handlers:
-            return
-        sp, addr, old, new, write = args
-        change = SpteChange(self._at(sp, addr, new), old, new, self.m.current.id, bool(write))
-        for handler in handlers:
-            handler(change)
+    def _change(self, sp: int, addr: int, old: int, new: int, write: bool) -> SpteChange:
+        return SpteChange(self._at(sp, addr, new), old, new, self.m.current.id, write)
+
+    def holds_mmu_lock_for_write(self) -> bool:
+        kernel = self.kernel
+        return bool(kernel.image.held_write(self.m.current.id, kernel.mmu_lock))
 
     # --- tables ------------------------------------------------------------------------------
 
@@ -121,6 +115,10 @@ class NativeView(NativeDirectView):
         for sp in self._sps():
             yield from self._walk_sp(sp)
 
+    def table_addresses(self) -> frozenset[int]:
+        """Where the pages of all tables that are linked now lie."""
+        return frozenset(ARENA + (e.table.pfn - FIRST_PFN << 12) for e in self.entries())
+
     def _walk_sp(self, sp: int) -> Iterator[Entry]:
         kernel = self.kernel
         page = kernel.value("kvm_mmu_page.spt", sp)
@@ -179,23 +177,18 @@ class NativeView(NativeDirectView):
 
     # --- the module ------------------------------------------------------------------------------
 
-    def sept_entries(self) -> list[tuple[int, int, int]]:
-        if self.kernel.module is None or self._td().sept_root is None:
-            return []
-        out: list[tuple[int, int, int]] = []
-        todo = [(self._td().root, self.geometry.levels, 0)]
-        while todo:
-            table, level, base = todo.pop()
-            for index, word in sorted(self.kernel.module.sept.page(table).words.items()):
-                gfn = base + index * self.geometry.pages_per_level(level)
-                state = state_of(word.v)
-                if state.name != "FREE":
-                    out.append((level, gfn, word.v))
-                if state.name in ("NL_MAPPED", "NL_BLOCKED") and level > 1:
-                    todo.append((hpa_of(word.v), level - 1, gfn))
-        return sorted(out, key=lambda e: (-e[0], e[1]))
-
     def _sept_page(self, table_hpa: int) -> Iterator[tuple[int, int]]:
-        """Only entries that were ever touched: the others are FREE."""
-        for index, word in sorted(self.kernel.module.sept.page(table_hpa).words.items()):
-            yield index, word.peek()
+        """The entries that the scenario can use, and whatever is not FREE.  Which words of the
+        page were ever made depends on earlier executions."""
+        page = self.kernel.module.sept.page(table_hpa)
+        used = {index for index, word in page.words.items() if word.v != FREE}
+        for index in sorted(used.union(i for i in self.watched if not i & _SHARED_HALF)):
+            yield index, page.word(index).peek()
+
+
+def _watched(kernel: Kernel) -> frozenset[int]:
+    """Entries whose writes are always told; all of them if none is named."""
+    at = kernel.image.symbols["septum_watch"]
+    words = [kernel.image.u64(at + 8 * word) for word in range(8)]
+    named = (index for index in range(512) if words[index // 64] >> index % 64 & 1)
+    return frozenset(named if any(words) else range(512))

@@ -11,7 +11,7 @@ from typing import Final
 
 from septum.kvm.spte import is_last_spte, is_shadow_present_pte, spte_to_pfn
 from septum.kvm.structs import OUTSIDE_GUEST_MODE
-from septum.kvm.view import KvmView, Table
+from septum.kvm.view_base import BaseView, Table
 from septum.kvm.view_direct import NxTable, NxView
 from septum.native.image import ARENA, FIRST_PFN
 from septum.native.kernel import Kernel
@@ -22,10 +22,15 @@ _LOGGED, _DIRTY, _IN_EFFECT = 1, 2, 4
 _NO_MORE: Final = 0
 
 
-class NativeDirectView(KvmView):
+class NativeDirectView(BaseView):
     """The part of `NativeView` that direct roots need."""
 
-    kernel: Kernel
+    kvm: Kernel
+    watched: frozenset[int]
+
+    @property
+    def kernel(self) -> Kernel:
+        return self.kvm
 
     # --- memslots and dirty logs -------------------------------------------------------------
 
@@ -50,6 +55,10 @@ class NativeDirectView(KvmView):
         if self._slot_state(gfn) & _DIRTY:
             return True
         return any(gfn in vcpu.pml.peek() for vcpu in self.kernel.vcpus)
+
+    def is_traced(self, index: int) -> bool:
+        """Writes of the others are told only if tasks share the entry (``c/memory.c``)."""
+        return index in self.watched
 
     def uses_pml(self) -> bool:
         return self.kernel.features.pml

@@ -45,6 +45,8 @@ __all__ = [
 NOT_MEASURED: Final[Mapping[str, str]] = {
     "kvm/monitors/*": "judges, not kernel: each catches a mutant (docs/mutants.md)",
     "kvm/view.py": "what the judges read",
+    "kvm/view_base.py": "what the judges read",
+    "kvm/environment.py": "types",
     "kvm/shadow.py": "the fold of recordings (septum replay)",
     "kvm/versions.py": "the fold of recordings (septum replay)",
     "kvm/functions.py": "a table",

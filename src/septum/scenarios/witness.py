@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from septum.kvm.spte import PG_LEVEL_4K, is_frozen_spte, is_last_spte, is_shadow_present_pte
-from septum.kvm.view import KvmView, SpteChange
+from septum.kvm.view import Observed, SpteChange
 
 __all__ = ["watch"]
 
 
-def watch(view: KvmView) -> None:
+def watch(view: Observed) -> None:
     """Note zaps, splits, merges and removed tables."""
     m = view.m
 
@@ -53,7 +53,7 @@ def watch(view: KvmView) -> None:
         if name == "kvm_mmu_prepare_zap_page":
             m.reach("a table was removed")
         if name == "kvm_mmu_split_huge_page" and not fields["errno"]:
-            held = "write" if view.kvm.mmu_lock.held_write() else "read"
+            held = "write" if view.holds_mmu_lock_for_write() else "read"
             m.reach(f"a huge page was split, mmu_lock held for {held}")
 
     view.subscribe("spte", on_spte)

@@ -29,7 +29,7 @@ from septum.kvm.monitors import (
 )
 from septum.kvm.monitors.base import Monitor
 from septum.kvm.monitors.mirror import mirror_matches
-from septum.kvm.view import KvmView
+from septum.kvm.view import Observed
 
 __all__ = ["MONITORS", "Monitor", "Monitors", "mirror_matches"]
 
@@ -73,7 +73,7 @@ class Monitors:
         dropped as well (`Machine.muted`).
     """
 
-    def __init__(self, view: KvmView, off: Iterable[str] = ()) -> None:
+    def __init__(self, view: Observed, off: Iterable[str] = ()) -> None:
         self.view = view
         muted = frozenset(off)
         view.m.muted = muted

@@ -84,7 +84,7 @@ class TraceConsistency(Monitor):
     def on_spte(self, change: SpteChange) -> None:
         entry = change.entry
         old, new = change.old, change.new
-        if old == new:
+        if old == new or not self.view.is_traced(entry.index):
             return
         mirror = entry.table.is_mirror
         name = f"{entry.table.name}[{entry.index}]"

@@ -90,15 +90,21 @@ u64 strlen(const char *s)
  */
 KEEP u64 septum_watch[8];	/* a bit per entry; none: all of them */
 
-static void watch_writes(u64 page)
+int septum_is_watched(u64 entry)
 {
-	u8 *shared = (u8 *)septum_config.shared_arena + ((page - septum_config.arena) >> 3);
 	u64 any = 0;
 
 	for (int i = 0; i < 8; i++)
 		any |= septum_watch[i];
-	for (int i = 0; i < 512; i++)
-		if (!shared[i] && (!any || septum_watch[i / 64] >> i % 64 & 1))
+	return !any || septum_watch[entry / 64] >> entry % 64 & 1;
+}
+
+static void watch_writes(u64 page)
+{
+	u8 *shared = (u8 *)septum_config.shared_arena + ((page - septum_config.arena) >> 3);
+
+	for (u64 i = 0; i < 512; i++)
+		if (!shared[i] && septum_is_watched(i))
 			shared[i] = 3;
 }
 

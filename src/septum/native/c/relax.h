@@ -3,6 +3,8 @@
  * whether a reschedule is due is a choice. */
 #include <linux/processor.h>
 #include <linux/sched.h>
+#include "vm_dead.h"
+#undef pr_fmt /* theirs comes next */
 extern void septum_cpu_relax(void);
 extern bool septum_need_resched(void);
 #define cpu_relax() septum_cpu_relax()

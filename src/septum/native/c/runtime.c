@@ -432,12 +432,18 @@ u64 septum_service(u64 what, void *registers)
 
 KEEP u64 septum_tells_monitors; /* set if any of them listens to these */
 
+void septum_told(u64 *registers)
+{
+	if (running)
+		seamcall(SEPTUM_HAPPENED, (u64)registers, 0, RET);
+}
+
 void septum_happened(u64 what, u64 a, u64 b)
 {
 	u64 registers[8] = { what, a, b };
 
-	if (septum_tells_monitors && running)
-		seamcall(SEPTUM_HAPPENED, (u64)registers, 0, RET);
+	if (septum_tells_monitors)
+		septum_told(registers);
 }
 
 /* What septum.native.image needs to know of the structures above. */

@@ -48,7 +48,7 @@ enum septum_service {
 	SEPTUM_FLUSH,		/* vCPU: its direct translations are gone */
 	SEPTUM_PROGRESS,	/* what the attempt so far saw does not count any more */
 	SEPTUM_COMPLETED,	/* vCPU: the host has done what the guest wanted to */
-	SEPTUM_HAPPENED,	/* enum septum_happened, two numbers */
+	SEPTUM_HAPPENED,	/* enum septum_happened, numbers */
 };
 
 /* For monitors (septum.kvm.monitors). */
@@ -62,6 +62,8 @@ enum septum_happened {
 	SEPTUM_MMIO_EMULATED,	/* vCPU, GFN */
 	SEPTUM_MMU_DESTROYED,
 	SEPTUM_RCU_UNLOCKED,
+	SEPTUM_TRACED,	/* kvm_tdp_mmu_spte_changed: GFN, level, old and new SPTE */
+	SEPTUM_VM_DEAD,
 };
 
 /* Bits of an access (KCSAN's, linux/kcsan-checks.h; READ is 0). */
@@ -102,6 +104,8 @@ septum_u64 septum_choose(const char *name, septum_u64 options);
 void septum_retry(const char *head);
 septum_u64 septum_service(septum_u64 what, void *registers);
 void septum_happened(septum_u64 what, septum_u64 a, septum_u64 b);
+void septum_told(septum_u64 *registers); /* the same, whoever listens */
+int septum_is_watched(septum_u64 entry);
 void septum_problem(septum_u64 what, septum_u64 pc, septum_u64 addr, const char *text);
 _Noreturn void septum_die(const char *why);
 void septum_touch(void *word, septum_u64 size, septum_u64 type);

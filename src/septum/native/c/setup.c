@@ -71,6 +71,7 @@ long septum_module_init(u64 hkid, u64 tdcs_pages, u64 tdvps_pages, u64 host)
 			return r;
 	}
 	set_ops();
+	septum_switch_lines_on();
 	return kvm_init(sizeof(struct vcpu_tdx), __alignof__(struct vcpu_tdx), NULL);
 }
 
