@@ -162,7 +162,7 @@ static int schedule(struct request *q)
 			chosen = mask >> current & 1 ? current : (u32)__builtin_ctz(mask);
 		}
 		current = chosen;
-		if (septum_logged > LOG_MAX - 64) {
+		if (septum_logged > LOG_MAX - LOG_ROOM) {
 			septum_why = WHY_FULL;
 			return RUN_ASK;
 		}

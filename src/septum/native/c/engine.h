@@ -122,6 +122,8 @@ struct logged {
 };
 
 #define LOG_MAX 32768
+#define CHOICES_MAX 1024	/* of a step: walks of whole tables may be interrupted at each entry */
+#define LOG_ROOM (CHOICES_MAX + 64)	/* what a step may log */
 #define FOOT_POOL (1u << 20) /* footprints of sleeping steps, behind the log's: u64 each */
 #define FOOT_MAX (1u << 19)
 

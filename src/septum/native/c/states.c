@@ -12,7 +12,9 @@
 KEEP static struct frame frames[FRAMES_MAX];
 KEEP static u32 depth;
 KEEP static u8 *end_of_frame[FRAMES_MAX];
-KEEP static u32 *choice_list, choice_count, choice_at, *choice_options;
+/* Choices of the steps on the path: what was chosen, and of how many options. */
+KEEP static u8 chosen[LOG_MAX], options_of[LOG_MAX];
+KEEP static u32 choice_first, choice_count, choice_at;
 KEEP static int here;	/* the memory is that of the last frame */
 KEEP u32 septum_tolerates;	/* Python has noted what this step reports */
 
@@ -62,20 +64,28 @@ int septum_chosen_here(u64 options, u32 *choice)
 {
 	if (choice_at == CHOICES_MAX)
 		return 0;
-	*choice = choice_at < choice_count ? choice_list[choice_at] : 0;
-	choice_options[choice_at] = (u32)options;
-	choice_list[choice_at++] = *choice;
+	*choice = choice_at < choice_count ? chosen[choice_first + choice_at] : 0;
+	options_of[choice_first + choice_at] = (u8)options;
+	chosen[choice_first + choice_at++] = (u8)*choice;
 	return 1;
+}
+
+/* The step that is taken now makes these choices, and then others. */
+static void choose_as(const struct frame *f)
+{
+	choice_first = f->first;
+	choice_count = f->choices;
+	choice_at = 0;
 }
 
 /* The next combination of options of the last step; 0: there is none. */
 static int other_choices(struct frame *f)
 {
 	while (f->choices) {
-		u32 n = f->choices - 1;
+		u32 n = f->first + f->choices - 1;
 
-		if (f->chosen[n] + 1 < f->options[n]) {
-			f->chosen[n]++;
+		if (chosen[n] + 1 < options_of[n]) {
+			chosen[n]++;
 			return 1;
 		}
 		f->choices--;
@@ -152,7 +162,7 @@ static void say_path(struct search *s, int pending)
 
 		out[n++] = f->task;
 		for (u32 k = 0; k < f->choices; k++)
-			out[n++] = f->task | f->chosen[k] << 8;
+			out[n++] = f->task | (u32)chosen[f->first + k] << 8;
 	}
 	s->steps = n;
 	s->depth = depth;
@@ -228,7 +238,7 @@ static int arrive(struct search *s, u32 sleep, struct footprint *feet)
 		slot->key = key;
 	}
 	slot->sleep = sleep | 1ul << 63;
-	if (depth == FRAMES_MAX || septum_logged > LOG_MAX - 64)
+	if (depth == FRAMES_MAX || septum_logged > LOG_MAX - LOG_ROOM)
 		return SEARCH_FULL;
 	f->snapshot = depth ? end_of_frame[depth - 1] : (u8 *)septum_engine.snapshots;
 	if (f->snapshot + septum_snapshot_size() > (u8 *)septum_engine.snapshots + septum_engine.snapshots_size)
@@ -239,6 +249,7 @@ static int arrive(struct search *s, u32 sleep, struct footprint *feet)
 	f->sleep = sleep;
 	f->todo = mask & ~sleep & ~known;
 	f->done = f->choices = 0;
+	f->first = depth ? frames[depth - 1].first + frames[depth - 1].choices : 0;
 	f->task = ~0u;
 	f->pool = depth ? frames[depth - 1].pool : 0;
 	for (u32 t = 0; t < septum_engine.tasks; t++)
@@ -261,18 +272,14 @@ static void leave(void)
 /* Back to the last frame, from the last one that has a snapshot. */
 static int back(void)
 {
-	u32 n = depth - 1, choices[CHOICES_MAX], options[CHOICES_MAX];
+	u32 n = depth - 1;
 
 	while (!frames[n].kept)
 		n--;
 	septum_back(&frames[n]);
 	septum_tolerates = 1;
 	for (; n < depth - 1; n++) {
-		memcpy(choices, frames[n].chosen, sizeof(choices));
-		choice_list = choices;
-		choice_options = options;
-		choice_count = frames[n].choices;
-		choice_at = 0;
+		choose_as(&frames[n]);
 		if (septum_advance(frames[n].task) != RUN_ON)
 			return 0;
 		septum_found_count = 0;
@@ -293,10 +300,7 @@ static int step(struct search *s, struct frame *f)
 		return SEARCH_FULL;
 	septum_tolerates = (u32)tolerates;
 	here = 0;
-	choice_list = f->chosen;
-	choice_options = f->options;
-	choice_count = f->choices;
-	choice_at = 0;
+	choose_as(f);
 	septum_why = 0;
 	result = septum_advance(t);
 	if (septum_new_shared_count)

@@ -6,7 +6,6 @@
 #include "engine.h"
 
 #define FRAMES_MAX 8192
-#define CHOICES_MAX 16
 
 struct footprint {
 	u32 begin, size; /* in the pool of footprints */
@@ -21,7 +20,7 @@ struct frame {
 	u32 done;	/* were run from here */
 	u32 kept;	/* there is a snapshot */
 	u32 task, pool;	/* the step to the next frame; where the pool of footprints ends */
-	u32 choices, chosen[CHOICES_MAX], options[CHOICES_MAX];
+	u32 choices, first; /* of the step: how many, and where they are in the lists */
 	struct footprint foot[SEPTUM_TASKS]; /* of the next step of those done or asleep */
 };
 
