@@ -11,7 +11,10 @@ import pytest
 from generated import Spec, specs
 from generated import build as build_random
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from literature import COUNTS
+from loops import OPS, Loops
+from loops import program as looping
 
 from septum.explore import MachineProgram, Options, Protocol, Tasks, search
 from septum.explore.protocol import program_of
@@ -29,7 +32,7 @@ def facts(events: list[Event]) -> str:
     return re.sub(r" at 0x\w+", "", repr([[getattr(e, f) for f in FIELDS] for e in events]))
 
 
-def everything(program: MachineProgram, most: int = 0) -> list[Any]:
+def everything(program: MachineProgram, most: int = 0, **options: Any) -> list[Any]:
     """All that a search sees of each execution."""
     seen: list[Any] = []
 
@@ -37,7 +40,7 @@ def everything(program: MachineProgram, most: int = 0) -> list[Any]:
         findings = [(f, f.place) for f in e.findings]
         seen.append((e.status, facts(e.events), facts(e.pending), findings))
 
-    result = search(program, Options(max_executions=most), on_execution=note)
+    result = search(program, Options(max_executions=most, **options), on_execution=note)
     return [*seen, result.blocked, result.folded, result.reached]
 
 
@@ -67,9 +70,51 @@ def test_designs_execute_the_same(design: str, scenario: str) -> None:
     assert everything(known, 120) == everything(earnest, 120)
 
 
-def test_most_of_a_search_is_looked_up() -> None:
-    built = build("v7.3", "refault-punch")
-    result = search(built.program)
+OPERATIONS = st.tuples(st.sampled_from(OPS), st.integers(0, 1), st.integers(0, 1))
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@given(
+    st.lists(st.lists(OPERATIONS, min_size=1, max_size=3), min_size=2, max_size=3),
+    st.sampled_from(["optimal", "bounded"]),
+)
+def test_loops_execute_the_same(tasks: list[list[tuple[str, int, int]]], strategy: str) -> None:
+    """Cycles end them, starving tasks come next, and what goes round is let go round."""
+    spec = Loops(tuple(tuple(ops) for ops in tasks))
+    known, earnest = looping(spec), looping(spec)
+    known.remembers = True
+    assert everything(known, 50, strategy=strategy) == everything(earnest, 50, strategy=strategy)
+
+
+@pytest.mark.parametrize(
+    ("design", "scenario", "most"),
+    [
+        ("v6.16", "delete-fault", 0),
+        ("v7.3", "td-fast-zap-private", 100),
+        ("v7.3", "zap-running", 290),
+    ],
+)
+def test_designs_that_repeat_themselves_execute_the_same(
+    design: str, scenario: str, most: int
+) -> None:
+    """Retries are never folded here; the first two go round for ever, and in the last one it
+    matters whether a prefix passes where a task gave up what it might have repeated."""
+
+    def schedules(program: MachineProgram) -> list[Any]:
+        seen: list[Any] = []
+        options = Options(max_executions=most, retries=-1)
+        search(program, options, on_execution=lambda e: seen.append((e.status, e.decisions)))
+        return seen
+
+    known, earnest = build(design, scenario).program, build(design, scenario).program
+    earnest.remembers = False
+    assert schedules(known) == schedules(earnest)
+
+
+@pytest.mark.parametrize("scenario", ["refault-punch", "zap-zero-step"])
+def test_most_of_a_search_is_looked_up(scenario: str) -> None:
+    built = build("v7.3", scenario)
+    result = search(built.program, Options(max_executions=400))
     memory = built.machine.memory
     assert memory is not None
     assert memory.looked_up > result.executions * 0.8

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from septum.machine.dependency import Access, footprint
 from septum.machine.events import Event
+from septum.machine.frames import timeless
 
 __all__ = [
     "CHANGE",
@@ -94,6 +95,7 @@ class Node:
         "cid",
         "could",
         "kind",
+        "length",
         "next",
         "obj",
         "op",
@@ -118,12 +120,13 @@ class Node:
         self.ready: dict[int, bool] = {}  # by value
         self.since: list[tuple[int, int]] | None = None  # cells awaited, own event of the look
         self.options: tuple[Any, ...] = ()
+        self.length = 0  # own events since that point was announced last, twice in a row
 
 
 class Table:
     """Cells and values by number."""
 
-    __slots__ = ("cells", "initial", "names", "numbers", "values")
+    __slots__ = ("alike", "cells", "initial", "names", "numbers", "values")
 
     def __init__(self) -> None:
         self.cells: dict[str, int] = {}
@@ -131,6 +134,7 @@ class Table:
         self.initial: list[int] = []  # in the start state
         self.values: list[Any] = []
         self.numbers: dict[tuple[int, type, Any], int] = {}
+        self.alike: dict[int, Any] = {}  # values as `rounds.state_of` compares them
 
     def value(self, cid: int, v: Any) -> int:
         """The number of a value of a cell."""
@@ -140,3 +144,14 @@ class Table:
             number = self.numbers[key] = len(self.values)
             self.values.append(v)
         return number
+
+    def differs(self, cid: int, one: int, other: int) -> bool:
+        """Whether a state is another one for this value of a cell (`rounds.state_of`)."""
+        if one == other or self.names[cid].startswith("~"):
+            return False
+        return bool(self._timeless(one) != self._timeless(other))
+
+    def _timeless(self, vid: int) -> Any:
+        if vid not in self.alike:
+            self.alike[vid] = timeless(self.values[vid])
+        return self.alike[vid]

@@ -126,6 +126,8 @@ class Machine(Schedule):
             assert self._main is not None
             self._main.switch()
         else:
+            if self.rec is not None:
+                self.rec.point(op, obj, ready is not None)
             places = task.places
             key = (op, obj)
             n = len(task.trail)
@@ -137,8 +139,6 @@ class Machine(Schedule):
                 places[key] = (n, length)
                 if length == before[1] and self.rounds is not None:
                     self._look(self.rounds, task, length)
-            if self.rec is not None:
-                self.rec.point(op, obj, ready is not None)
             chosen = self._schedule()
             if chosen is None:
                 assert self._main is not None
@@ -328,7 +328,7 @@ class Machine(Schedule):
             known = learn.run(prefix, self._sleep, covered, limits, lowest)
             if known is not None and learn.trusted():
                 self._sleep = learn.sleep
-                self.retries_folded = learn.folded
+                self.retries_folded = learn.retries_folded
                 return known
         mark = self._begun = len(self.journal)
         self._prefix = prefix
@@ -411,7 +411,7 @@ class Machine(Schedule):
             return None
         of = (bodies, settle, self.muted, self.retries_allowed, tuple(self.listeners))
         if self.memory is None or self.memory.full or of != self._memory_of:
-            self.memory = Memory([name for name, _ in bodies])
+            self.memory = Memory(len(bodies))
             self._memory_of = of
         return self.memory
 

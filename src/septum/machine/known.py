@@ -23,25 +23,10 @@ from dataclasses import replace
 from typing import Any, Final
 
 from septum.machine.behaviour import (
-    CHANGE,
-    CHOICE,
     DISCIPLINE,
     END,
     FATAL,
-    LOOK,
-    LOOK_EXCL,
-    LOOK_HELD,
-    NEVER,
-    OPEN,
-    REACH,
-    REPORT,
-    SET,
-    Node,
-    Op,
-    Over,
-    Table,
 )
-from septum.machine.could import Could, could_go_on
 from septum.machine.dependency import Footprint, clash
 from septum.machine.events import (
     Decision,
@@ -53,6 +38,8 @@ from septum.machine.events import (
     last_footprint,
     step_start,
 )
+from septum.machine.rounds import starving
+from septum.machine.walk import Undo, Walk
 
 __all__ = ["AUDIT", "Memory"]
 
@@ -63,54 +50,16 @@ Judged = tuple[list[Finding], frozenset[str]]
 """Findings in a settled state, and what was reached on the way to them."""
 
 
-class _Undo:
-    """How it was before an event: whose it is, where that task was, and how much there was."""
-
-    __slots__ = ("findings", "folded", "journal", "node", "offs", "reached", "task")
-
-    def __init__(
-        self, task: int, node: Node, memory: Memory, offs: list[int], journal: int
-    ) -> None:
-        self.task = task
-        self.node = node
-        self.journal = journal
-        self.findings = len(memory.findings)
-        self.reached = len(memory.reached)
-        self.folded = memory.folded
-        self.offs = offs
-
-
-class Memory:
+class Memory(Walk):
     """The trees of all tasks of one program, and the last execution that was looked up."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = list(names)
-        self.tasks = len(names)
-        self.table = Table()
-        self.roots = [Node() for _ in names]
-        self.size = 0
+    def __init__(self, tasks: int) -> None:
+        super().__init__(tasks)
         self._judged: dict[Any, Judged] = {}
         self._covered: Sequence[Footprint] = ()
         self.looked_up = 0
-        self.begun = False
         self.sleep: dict[int, Footprint] = {}
-        self.folded = 0
-        self.log: list[Event] = []
-        self.findings: list[Finding] = []
-        self.reached: list[str] = []
-        self._now: list[int] = []  # the value of each cell,
-        self._wseq: list[int] = []  # and where in the log it was last changed
-        self._journal: list[tuple[int, int, int]] = []
-        self._undo: list[_Undo] = []
-        self._at: list[Node] = list(self.roots)
-        self._offs = [-1] * self.tasks
-        self._own: list[list[int]] = [[] for _ in names]
-        self._halted = False
-
-    def grow(self) -> None:
-        """A cell is known that was not; so far nobody looked at it here."""
-        self._now.append(self.table.initial[-1])
-        self._wseq.append(-1)
+        self.retries_folded = 0  # in the whole execution
 
     @property
     def full(self) -> bool:
@@ -124,182 +73,6 @@ class Memory:
     def forget(self) -> None:
         """Begin the next execution at the start: events may have been changed since."""
         self._rewind(0)
-
-    # --- back --------------------------------------------------------------------------
-
-    def _rewind(self, length: int) -> None:
-        """To where the event of that number is yet to be chosen."""
-        log = self.log
-        if length < len(log):
-            length = step_start(log, length)
-        while len(log) > length:
-            del log[-1]
-            undo = self._undo.pop()
-            self._back(undo)
-
-    def _back(self, undo: _Undo) -> None:
-        journal = self._journal
-        while len(journal) > undo.journal:
-            cid, vid, wseq = journal.pop()
-            self._now[cid] = vid
-            self._wseq[cid] = wseq
-        self._at[undo.task] = undo.node
-        self._own[undo.task].pop()
-        self._offs = undo.offs
-        del self.findings[undo.findings :]
-        del self.reached[undo.reached :]
-        self.folded = undo.folded
-        self._halted = False
-
-    # --- forth ---------------------------------------------------------------------------
-
-    def _apply(self, op: Op, task: int, event: Event | None) -> None:
-        code = op.code
-        if code in (SET, CHANGE):
-            cid = op.cid
-            old = self._now[cid]
-            new = op.vid
-            if code == CHANGE:
-                found = op.to.get(old)
-                if found is None:
-                    assert op.change is not None
-                    found = op.to[old] = self.table.value(cid, op.change(self.table.values[old]))
-                new = found
-                if op.shown and event is not None:
-                    event.seen = self.table.values[old]
-                    event.left = self.table.values[new]
-            self._journal.append((cid, old, self._wseq[cid]))
-            self._now[cid] = new
-            if op.seq:
-                self._wseq[cid] = len(self.log) - 1
-        elif code == REPORT:
-            self._report(op.text, task)
-        elif code == REACH:
-            self.reached.append(op.text[0])
-        else:
-            self.folded += 1
-
-    def _report(self, text: tuple[str, ...], task: int) -> None:
-        rule, message, obj, place = text
-        for f in self.findings:
-            if f.rule == rule and f.message == message:
-                return
-        self.findings.append(Finding(rule, message, len(self.log) - 1, task, obj, -1, place))
-
-    def _follow(
-        self, node: Node | None, task: int, event: Event | None, prefix: Sequence[Decision]
-    ) -> bool:
-        """Let the task go on from ``node`` to its next point; False: that is not known."""
-        now = self._now
-        values = self.table.values
-        while node is not None:
-            for op in node.ops:
-                self._apply(op, task, event)
-            kind = node.kind
-            if kind == LOOK:
-                node = node.next.get(now[node.cid])
-            elif kind == LOOK_EXCL:
-                excl, _ = values[now[node.cid]]
-                node = node.next.get(1 if excl else 0)
-            elif kind == LOOK_HELD:
-                excl, readers = values[now[node.cid]]
-                node = node.next.get(1 if excl or readers else 0)
-            elif kind in (OPEN, NEVER):
-                return False
-            else:
-                if event is not None and node.over is not None:
-                    _finish(event, node.over)
-                if kind == CHOICE:
-                    event = self._choose(node, task, prefix)
-                    if event is None:
-                        return False
-                    node = node.next.get(event.choice)
-                else:
-                    self._at[task] = node
-                    self._halted = kind == FATAL
-                    return True
-        return False
-
-    def _choose(self, node: Node, task: int, prefix: Sequence[Decision]) -> Event | None:
-        position = len(self.log)
-        event = Event(task, len(self._own[task]), "choose", node.op)
-        event.off = self._offs[task]
-        choice = prefix[position].choice if position < len(prefix) else 0
-        if choice >= len(node.options):
-            return None
-        event.choice = choice
-        event.options = node.options
-        event.seen = node.options[choice]
-        # Undone together with the event that it is part of.
-        self._undo.append(_Undo(task, self._at[task], self, self._offs, len(self._journal)))
-        self.log.append(event)
-        self._own[task].append(position)
-        return event
-
-    def _step(
-        self, task: int, offs: list[int], enabled: tuple[int, ...], prefix: Sequence[Decision]
-    ) -> bool:
-        """One event of the task, and the choices in it; False, and nothing has happened, if
-        it is not known what it does."""
-        node = self._at[task]
-        position = len(self.log)
-        event = Event(task, len(self._own[task]), node.op, node.obj)
-        event.off = self._offs[task]
-        event.enabled = enabled
-        self._undo.append(_Undo(task, node, self, offs, len(self._journal)))
-        self.log.append(event)
-        self._own[task].append(position)
-        if node.since is not None:
-            event.since = {
-                self.table.names[cid]: self._position(task, own) for cid, own in node.since
-            }
-        elif node.could:
-            event.could = self._could(node)
-        if not self._follow(node.next.get(0), task, event, prefix):
-            self._rewind(position)
-            return False
-        if not self._halted:
-            self._offs[task] = -1
-        return True
-
-    def _position(self, task: int, own: int) -> int:
-        return self._own[task][own] if own >= 0 else -1
-
-    def _enabled(self, task: int) -> bool:
-        node = self._at[task]
-        if node.wait is not None:
-            vid = self._now[node.cid]
-            known = node.ready.get(vid)
-            if known is None:
-                known = node.ready[vid] = bool(node.wait(self.table.values[vid]))
-            return known
-        if node.since is not None:
-            wseq = self._wseq
-            return any(wseq[cid] > self._position(task, own) for cid, own in node.since)
-        return True
-
-    def _could(self, node: Node) -> Could:
-        """As `Machine.could_go_on`."""
-        cid = node.cid
-        assert node.wait is not None
-        values = self.table.values
-        mine = [(values[old], wseq) for c, old, wseq in self._journal if c == cid]
-        mine.append((values[self._now[cid]], self._wseq[cid]))
-        return could_go_on(self.table.names[cid], mine, self.log, node.wait)
-
-    def _start(self) -> bool:
-        """Every task at its first point; False: that is not known."""
-        if self.begun:
-            return True
-        self.findings, self.reached, self.folded = [], [], 0
-        self._now = list(self.table.initial)
-        self._wseq = [-1] * len(self._now)
-        for task, root in enumerate(self.roots):
-            if not self._follow(root, task, None, ()):
-                return False
-        self._journal.clear()
-        self.begun = True
-        return True
 
     def run(
         self,
@@ -321,12 +94,16 @@ class Memory:
             if event.task != decision.task or event.choice != decision.choice:
                 break
             same += 1
+        given_up = self._given_up
+        if given_up and given_up[0] < len(prefix):  # there nobody is picked any more
+            same = min(same, given_up[0])
         self._rewind(same)
         self.sleep = dict(sleep)
         self._covered = covered
         status = ""
         while not status:
             status = self._next(prefix, limits, lowest)
+        self.retries_folded = self.folded + (status == "matched")
         if status in ("unknown", "diverged"):
             return None
         pending = [] if status == "complete" else self._pending()
@@ -375,6 +152,8 @@ class Memory:
         if len(known.events) != len(execution.events):
             raise MachineError(f"an execution had another length before: {DISCIPLINE}")
 
+    # --- who is next ------------------------------------------------------------------------
+
     def _next(
         self,
         prefix: Sequence[Decision],
@@ -386,15 +165,35 @@ class Memory:
         if self._halted:
             return "halted"
         following = position < len(prefix)
+        starts = self.rounds.starts
+        if following and starts and self._in_vain(prefix[position].task):
+            return "matched"
         if not following and self._covered:
             step = last_footprint(self.log)
             if any(not clash(seen, step) for seen in self._covered):
                 return "covered"
             self._covered = ()
-        before = self._offs
-        offs = list(before)
+        undo = Undo(self)
+        enabled = self._enabled_now(position)
+        if following:
+            chosen = prefix[position].task
+            if chosen not in enabled:
+                self.offs = undo.offs
+                return "diverged"
+        else:
+            chosen, why = self._choice(enabled, position, limits, lowest)
+            if why:
+                if why != "held":
+                    self.offs = undo.offs
+                return why
+        if not self._step(chosen, undo, tuple(enabled), prefix):
+            return "unknown"
+        return ""
+
+    def _enabled_now(self, position: int) -> list[int]:
+        """Who can run where a decision is due; notes who waits."""
+        offs = self.offs = list(self.offs)
         enabled: list[int] = []
-        waiting = False
         for task, node in enumerate(self._at):
             if node.kind == END:
                 continue
@@ -402,34 +201,61 @@ class Memory:
                 enabled.append(task)
             else:
                 offs[task] = position
-                waiting = True
-        self._offs = offs
-        if following:
-            chosen = prefix[position].task
-            if chosen not in enabled:
-                self._offs = before
-                return "diverged"
-        elif not enabled:
-            self._offs = before
-            return "unknown" if waiting else "complete"
-        elif position >= limits.steps:
-            self._offs = before
-            return "unknown"
-        else:
-            candidates = enabled
-            sleep = self.sleep
-            if sleep:
-                last = last_footprint(self.log)
-                for tid in [t for t, step in sleep.items() if clash(step, last)]:
-                    del sleep[tid]
-                candidates = [t for t in enabled if t not in sleep]
-                if not candidates:
-                    return "held"
-            current = self.log[-1].task if position else 0
-            chosen = current if not lowest and current in candidates else candidates[0]
-        if not self._step(chosen, before, tuple(enabled), prefix):
-            return "unknown"
-        return ""
+        return enabled
+
+    def _choice(
+        self, enabled: list[int], position: int, limits: Limits, lowest: bool
+    ) -> tuple[int, str]:
+        """Who comes next where no prefix says so, or why nobody does."""
+        if not enabled:
+            waiting = any(node.kind != END for node in self._at)
+            return -1, "unknown" if waiting else "complete"
+        only: list[int] = []
+        if self.rounds.starts:
+            only = self._left(enabled)
+            if not only:
+                return -1, "unknown"
+        if position >= limits.steps:
+            return -1, "unknown"
+        candidates = enabled
+        sleep = self.sleep
+        if sleep:
+            last = last_footprint(self.log)
+            for tid in [t for t, step in sleep.items() if clash(step, last)]:
+                del sleep[tid]
+        if sleep or only:
+            candidates = [t for t in enabled if t not in sleep and (not only or t in only)]
+            if not candidates:
+                return -1, "held"
+        return self._pick(candidates, position, lowest), ""
+
+    def _in_vain(self, wanted: int) -> bool:
+        """As `Machine._in_vain`."""
+        left = starving(self.log, self.rounds.starts[0], self._can_run())
+        return bool(left) and wanted not in left
+
+    def _left(self, enabled: list[int]) -> list[int]:
+        """As `Machine._round`; nobody: a cycle is to be run on."""
+        left: list[int] = []
+        for start in reversed(self.rounds.starts):
+            left = starving(self.log, start, enabled)
+            if not left:
+                return []
+        return left
+
+    def _pick(self, candidates: list[int], position: int, lowest: bool) -> int:
+        """As `Machine._pick`."""
+        if lowest:
+            return candidates[0]
+        rounds = self.rounds
+        if position < rounds.until:
+            wanted = self.log[position - rounds.period].task
+            if wanted in candidates:
+                return wanted
+            rounds.until = 0
+            self._given_up.append(position)
+        current = self.log[-1].task if position else 0
+        return current if current in candidates else candidates[0]
 
     def _pending(self) -> list[Event]:
         pending = []
@@ -439,21 +265,11 @@ class Memory:
             if node.kind == FATAL:
                 node = self._undo[step_start(self.log, self._own[task][-1])].node
             event = Event(task, len(self._own[task]), node.op, node.obj)
-            event.off = self._offs[task]
+            event.off = self.offs[task]
             if node.could:
                 event.could = self._could(node)
             pending.append(event)
         return pending
-
-
-def _finish(event: Event, over: Over) -> None:
-    event.acc = over.acc
-    event.foot = over.foot
-    event.op = over.op
-    event.label = over.label
-    if not over.shown:
-        event.seen = over.seen
-        event.left = over.left
 
 
 def _facts(e: Event) -> tuple[Any, ...]:

@@ -45,6 +45,7 @@ class Recorder:
         self.memory = memory
         self.table = memory.table
         self.at: list[Node] = list(memory.roots)
+        self.points: list[Node] = list(memory.roots)  # what each task waits to do
         self.done: list[int] = [0] * tasks  # operations of the present node that were met
         self.own: list[list[int]] = [[] for _ in range(tasks)]  # log positions of each task
         self.known: set[int] = set()  # cells whose value the path of this step determines
@@ -53,6 +54,7 @@ class Recorder:
         self.shown = False
         self._wait: tuple[Cell, Change, bool] | None = None
         self._since: dict[Cell, int] | None = None
+        self._compared: dict[int, tuple[Node, ...]] = {}  # by log position
 
     def _cell(self, cell: Cell) -> int:
         table = self.table
@@ -241,8 +243,22 @@ class Recorder:
         elif node.op != op or node.obj != obj:
             self._odd(node)
         self._over(node)
+        self.points[task] = node
         self._go(node, 0)
         self.known.clear()
+
+    def repeats(self, length: int) -> None:
+        """The running task announced the same after as many own events, twice in a row."""
+        self.points[self.m.current.id].length = length
+
+    def compared(self, position: int, same: dict[int, bool]) -> None:
+        """A state was compared with earlier ones that have the same shared memory.
+
+        :param same: by position, whether they are the same.
+        """
+        here = self._compared[position] = tuple(self.points)
+        for at, equal in same.items():
+            self.memory.same[self._compared[at], here] = equal
 
     def begin(self, position: int, op: str) -> None:
         """The running task begins an event."""
@@ -264,4 +280,6 @@ class Recorder:
     def end(self, *, fatal: bool = False) -> None:
         """The running task is over, or with it the whole execution."""
         self._flush()
-        self._over(self._close(FATAL if fatal else END))
+        node = self._close(FATAL if fatal else END)
+        self.points[self.m.current.id] = node
+        self._over(node)

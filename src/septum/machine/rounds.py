@@ -13,20 +13,21 @@ iterator).  In any other cycle somebody was not let run who could: whoever that 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from septum.machine.events import Event
 from septum.machine.frames import place, timeless
 from septum.machine.state import Task
 
-__all__ = ["CONFIRM", "TIMES", "Rounds", "endless"]
+__all__ = ["CONFIRM", "LOOKS", "TIMES", "Rounds", "endless", "starving"]
 
 CONFIRM: Final = 300
 """Steps for which a cycle is repeated, at least, before it is taken for endless."""
 TIMES: Final = 10
 """How often the end of an execution repeats, at least, where states are not known."""
 
-_LOOKS = 500  # at one place; then at every power of two, and plans may go round in vain
+LOOKS: Final = 500  # at one place; then at every power of two, and plans may go round in vain
 
 
 def same(one: Event, other: Event) -> bool:
@@ -39,20 +40,6 @@ def same(one: Event, other: Event) -> bool:
         and one.seen == other.seen
         and one.left == other.left
     )
-
-
-def alike(trail: list[int], length: int, log: list[Event]) -> bool:
-    """Whether a task whose events are at ``trail`` has done the same twice, in ``length``
-    events each, but perhaps added to other values."""
-    n = len(trail)
-    if 2 * length > n:
-        return False
-    for i in range(n - 1, n - 1 - length, -1):
-        one, other = log[trail[i]], log[trail[i - length]]
-        adds = one.op == other.op == "add" and one.obj == other.obj
-        if not adds and not same(one, other):
-            return False
-    return True
 
 
 class Rounds:
@@ -110,7 +97,7 @@ class Rounds:
         key = (task, op, obj)
         n = self.looks.get(key, 0) + 1
         self.looks[key] = n
-        return n <= _LOOKS or not n & (n - 1)
+        return n <= LOOKS or not n & (n - 1)
 
     def seen(self, position: int, state: Any) -> None:
         """The state where the next decision is due; sets ``starts``."""
@@ -171,9 +158,9 @@ def state_of(
     return (frozenset([(name, timeless(value)) for name, value in shared]), out)
 
 
-def starving(log: list[Event], start: int, enabled: list[Task]) -> list[int]:
+def starving(log: list[Event], start: int, enabled: Sequence[int]) -> list[int]:
     """Tasks that could run all the time since ``start``, and did not."""
-    out = [task.id for task in enabled]
+    out = list(enabled)
     for i in range(start, len(log)):
         event = log[i]
         if event.op != "choose":
@@ -181,7 +168,7 @@ def starving(log: list[Event], start: int, enabled: list[Task]) -> list[int]:
     return out
 
 
-def endless(log: list[Event], enabled: list[Task]) -> int:
+def endless(log: list[Event], enabled: Sequence[int]) -> int:
     """Where the steps begin that the end of a log repeats again and again, with nobody
     starving; -1 if it does not.  For programs whose states are not known."""
     n = len(log)

@@ -17,7 +17,7 @@ from septum.machine.dependency import Footprint, clash
 from septum.machine.events import CONTINUE, Decision, Event, Finding, Limits, last_footprint
 from septum.machine.policy import Way
 from septum.machine.recorder import Recorder
-from septum.machine.rounds import Rounds, alike, endless, starving, state_of
+from septum.machine.rounds import Rounds, endless, starving, state_of
 from septum.machine.state import Cell, Task
 from septum.machine.where import function
 
@@ -164,7 +164,7 @@ class Schedule:
         if position >= self._limits.steps:
             self._status = "limit"
             self.rec = None
-            since = endless(self.log, enabled)
+            since = endless(self.log, [t.id for t in enabled])
             if since >= 0:
                 text = f"no end after {position} steps: the last {position - since} repeat"
                 self.report("LIVELOCK", text, since=since)
@@ -214,19 +214,22 @@ class Schedule:
     def _look(self, rounds: Rounds, task: Task, length: int) -> None:
         """A task may be about to do once more what it has done twice, in ``length`` events:
         compare the state with those in which that was so before."""
-        if self.rec is not None and alike(task.trail, length, self.log):
-            self.rec.never()  # whether the state was so before is no matter of one task
+        if self.rec is not None:
+            self.rec.repeats(length)
         if rounds.sure or not rounds.again(task.trail, length, self.log):
             return
         if self.opaque is not None and rounds.worth_a_look(task.id, task.op, task.obj):
             shared = self.fingerprint(self._begun)
             state = state_of(self.tasks, shared, task, self.opaque, rounds.places)
+            earlier = [at for at, known in rounds.states if known[0] == state[0]]
             rounds.seen(len(self.log), state)
+            if self.rec is not None:
+                self.rec.compared(len(self.log), {at: at in rounds.starts for at in earlier})
 
     def _in_vain(self, wanted: int, start: int) -> bool:
         """Whether the prefix goes once more round a cycle out of which others would lead:
         all that follows follows without that, too."""
-        enabled = [t for t in self.tasks if not t.done and (t.ready is None or t.ready())]
+        enabled = [t.id for t in self.tasks if not t.done and (t.ready is None or t.ready())]
         left = starving(self.log, start, enabled)
         return bool(left) and wanted not in left
 
@@ -235,8 +238,9 @@ class Schedule:
         One that starves nobody is repeated; None if that went on long enough to be reported."""
         position = len(self.log)
         if not rounds.sure:
+            ids = [t.id for t in enabled]
             for start in reversed(starts):
-                left = starving(self.log, start, enabled)
+                left = starving(self.log, start, ids)
                 if not left:
                     rounds.run_on(start, position, self.reached)
                     break

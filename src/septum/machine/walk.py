@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A walk through what tasks are known to do, for `septum.machine.known`: step by step, and back.
+
+It has the values of cells in a table of its own, and no stacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from septum.machine.behaviour import (
+    CHANGE,
+    CHOICE,
+    END,
+    FATAL,
+    LOOK,
+    LOOK_EXCL,
+    LOOK_HELD,
+    NEVER,
+    OPEN,
+    REACH,
+    REPORT,
+    SET,
+    Node,
+    Op,
+    Over,
+    Table,
+)
+from septum.machine.could import Could, could_go_on
+from septum.machine.events import Decision, Event, Finding, step_start
+from septum.machine.rounds import LOOKS, Rounds
+
+__all__ = ["Places", "Undo", "Walk"]
+
+Places = tuple[Node, ...]
+"""Of the tasks."""
+
+
+class Undo:
+    """How it was before an event: whose it is, where that task was, and how much there was."""
+
+    __slots__ = (
+        "findings",
+        "folded",
+        "journal",
+        "node",
+        "offs",
+        "period",
+        "reached",
+        "starts",
+        "states",
+        "task",
+        "until",
+    )
+
+    def __init__(self, walk: Walk) -> None:
+        self.offs = walk.offs
+        self.journal = len(walk.journal)
+        self.findings = len(walk.findings)
+        self.reached = len(walk.reached)
+        self.folded = walk.folded
+        rounds = walk.rounds
+        self.starts = rounds.starts
+        self.states = len(rounds.states)
+        self.period = rounds.period
+        self.until = rounds.until
+
+    def of(self, task: int, node: Node) -> Undo:
+        """Whose event it is, and where that task was."""
+        self.task = task
+        self.node = node
+        return self
+
+
+class Walk:
+    """The trees of all tasks, and an execution that goes through them.
+
+    :ivar size: of the trees, in nodes.
+    :ivar same: whether two states are the same whose shared memory is.
+    :ivar offs: of tasks, as `Event.off`.
+    :ivar rounds: as of `Machine`; ``states`` have the length of the journal, and the tasks' places.
+    """
+
+    def __init__(self, tasks: int) -> None:
+        self.tasks = tasks
+        self.table = Table()
+        self.roots = [Node() for _ in range(tasks)]
+        self.size = 0
+        self.same: dict[tuple[Places, Places], bool] = {}
+        self.begun = False
+        self.folded = 0
+        self.log: list[Event] = []
+        self.findings: list[Finding] = []
+        self.reached: list[str] = []
+        self.journal: list[tuple[int, int, int]] = []
+        self.offs = [-1] * tasks
+        self.rounds = Rounds()
+        self._now: list[int] = []  # the value of each cell,
+        self._wseq: list[int] = []  # and where in the log it was last changed
+        self._undo: list[Undo] = []
+        self._at: list[Node] = list(self.roots)
+        self._own: list[list[int]] = [[] for _ in range(tasks)]
+        self._halted = False
+        self._given_up: list[int] = []  # where `_pick` let nobody repeat what had been done
+
+    def grow(self) -> None:
+        """A cell is known that was not; so far nobody looked at it here."""
+        self._now.append(self.table.initial[-1])
+        self._wseq.append(-1)
+
+    # --- back --------------------------------------------------------------------------
+
+    def _rewind(self, length: int) -> None:
+        """To where the event of that number is yet to be chosen."""
+        log = self.log
+        if length < len(log):
+            length = step_start(log, length)
+        while len(log) > length:
+            del log[-1]
+            undo = self._undo.pop()
+            self._back(undo)
+        while self._given_up and self._given_up[-1] >= len(log):
+            self._given_up.pop()
+
+    def _back(self, undo: Undo) -> None:
+        journal = self.journal
+        while len(journal) > undo.journal:
+            cid, vid, wseq = journal.pop()
+            self._now[cid] = vid
+            self._wseq[cid] = wseq
+        self._at[undo.task] = undo.node
+        self._own[undo.task].pop()
+        self.offs = undo.offs
+        del self.findings[undo.findings :]
+        del self.reached[undo.reached :]
+        self.folded = undo.folded
+        self._halted = False
+        rounds = self.rounds
+        rounds.starts = undo.starts
+        rounds.period = undo.period
+        rounds.until = undo.until
+        del rounds.states[undo.states :]
+
+    # --- forth ---------------------------------------------------------------------------
+
+    def _start(self) -> bool:
+        """Every task at its first point; False: that is not known."""
+        if self.begun:
+            return True
+        self.findings, self.reached, self.folded = [], [], 0
+        self._now = list(self.table.initial)
+        self._wseq = [-1] * len(self._now)
+        for task, root in enumerate(self.roots):
+            if not self._go_on(root, task, None, ()):
+                return False
+        self.journal.clear()
+        self.begun = True
+        return True
+
+    def _step(
+        self, task: int, undo: Undo, enabled: tuple[int, ...], prefix: Sequence[Decision]
+    ) -> bool:
+        """One event of the task, and the choices in it; False, and nothing has happened, if
+        it is not known what it does."""
+        node = self._at[task]
+        position = len(self.log)
+        event = Event(task, len(self._own[task]), node.op, node.obj)
+        event.off = self.offs[task]
+        event.enabled = enabled
+        self._undo.append(undo.of(task, node))
+        self.log.append(event)
+        self._own[task].append(position)
+        if node.since is not None:
+            event.since = {
+                self.table.names[cid]: self._position(task, own) for cid, own in node.since
+            }
+        elif node.could:
+            event.could = self._could(node)
+        self.rounds.starts = []
+        if not self._go_on(node.next.get(0), task, event, prefix) or not self._look(task):
+            self._rewind(position)
+            return False
+        if not self._halted:
+            self.offs[task] = -1
+        return True
+
+    def _go_on(
+        self, node: Node | None, task: int, event: Event | None, prefix: Sequence[Decision]
+    ) -> bool:
+        """Let the task go on from ``node`` to its next point; False: that is not known."""
+        now = self._now
+        values = self.table.values
+        while node is not None:
+            for op in node.ops:
+                self._apply(op, task, event)
+            kind = node.kind
+            if kind == LOOK:
+                node = node.next.get(now[node.cid])
+            elif kind == LOOK_EXCL:
+                excl, _ = values[now[node.cid]]
+                node = node.next.get(1 if excl else 0)
+            elif kind == LOOK_HELD:
+                excl, readers = values[now[node.cid]]
+                node = node.next.get(1 if excl or readers else 0)
+            elif kind in (OPEN, NEVER):
+                return False
+            else:
+                if event is not None and node.over is not None:
+                    _finish(event, node.over)
+                if kind == CHOICE:
+                    event = self._choose(node, task, prefix)
+                    if event is None:
+                        return False
+                    node = node.next.get(event.choice)
+                else:
+                    self._at[task] = node
+                    self._halted = kind == FATAL
+                    return True
+        return False
+
+    def _apply(self, op: Op, task: int, event: Event | None) -> None:
+        code = op.code
+        if code in (SET, CHANGE):
+            cid = op.cid
+            old = self._now[cid]
+            new = op.vid
+            if code == CHANGE:
+                found = op.to.get(old)
+                if found is None:
+                    assert op.change is not None
+                    found = op.to[old] = self.table.value(cid, op.change(self.table.values[old]))
+                new = found
+                if op.shown and event is not None:
+                    event.seen = self.table.values[old]
+                    event.left = self.table.values[new]
+            self.journal.append((cid, old, self._wseq[cid]))
+            self._now[cid] = new
+            if op.seq:
+                self._wseq[cid] = len(self.log) - 1
+        elif code == REPORT:
+            self._report(op.text, task)
+        elif code == REACH:
+            self.reached.append(op.text[0])
+        else:
+            self.folded += 1
+
+    def _report(self, text: tuple[str, ...], task: int) -> None:
+        rule, message, obj, place = text
+        for f in self.findings:
+            if f.rule == rule and f.message == message:
+                return
+        self.findings.append(Finding(rule, message, len(self.log) - 1, task, obj, -1, place))
+
+    def _choose(self, node: Node, task: int, prefix: Sequence[Decision]) -> Event | None:
+        position = len(self.log)
+        event = Event(task, len(self._own[task]), "choose", node.op)
+        event.off = self.offs[task]
+        choice = prefix[position].choice if position < len(prefix) else 0
+        if choice >= len(node.options):
+            return None
+        event.choice = choice
+        event.options = node.options
+        event.seen = node.options[choice]
+        # Undone together with the event that it is part of.
+        self._undo.append(Undo(self).of(task, self._at[task]))
+        self.log.append(event)
+        self._own[task].append(position)
+        return event
+
+    def _position(self, task: int, own: int) -> int:
+        return self._own[task][own] if own >= 0 else -1
+
+    def _enabled(self, task: int) -> bool:
+        node = self._at[task]
+        if node.wait is not None:
+            vid = self._now[node.cid]
+            known = node.ready.get(vid)
+            if known is None:
+                known = node.ready[vid] = bool(node.wait(self.table.values[vid]))
+            return known
+        if node.since is not None:
+            wseq = self._wseq
+            return any(wseq[cid] > self._position(task, own) for cid, own in node.since)
+        return True
+
+    def _could(self, node: Node) -> Could:
+        """As `Machine.could_go_on`."""
+        cid = node.cid
+        assert node.wait is not None
+        values = self.table.values
+        mine = [(values[old], wseq) for c, old, wseq in self.journal if c == cid]
+        mine.append((values[self._now[cid]], self._wseq[cid]))
+        return could_go_on(self.table.names[cid], mine, self.log, node.wait)
+
+    # --- going round in cycles ------------------------------------------------------------
+
+    def _look(self, task: int) -> bool:
+        """As `Machine._look`, where a task has announced its next event; False: it is not
+        known whether the execution was in this state before."""
+        length = self._at[task].length
+        rounds = self.rounds
+        if not length or not rounds.again(self._own[task], length, self.log):
+            return True
+        if len(rounds.states) >= LOOKS:
+            return False
+        starts = []
+        for position, then in rounds.states:
+            same = self._as_at(position, *then)
+            if same is None:
+                return False
+            if same:
+                starts.append(position)
+        if starts:
+            rounds.starts = starts
+            rounds.period = rounds.until = 0
+        rounds.states.append((len(self.log), (len(self.journal), tuple(self._at))))
+        return True
+
+    def _as_at(self, position: int, journal: int, then: Places) -> bool | None:
+        """Whether the state is that of a decision before; None: that is not known."""
+        seen: set[int] = set()
+        for cid, old, _ in self.journal[journal:]:
+            if cid not in seen:
+                seen.add(cid)
+                if self.table.differs(cid, old, self._now[cid]):
+                    return False
+        for one, other in zip(then, self._at, strict=True):
+            if one.op != other.op or one.obj != other.obj or one.kind != other.kind:
+                return False
+        if self.log[position].enabled != tuple(self._can_run()):
+            return False
+        return self.same.get((then, tuple(self._at)))
+
+    def _can_run(self) -> list[int]:
+        return [
+            task for task, node in enumerate(self._at) if node.kind != END and self._enabled(task)
+        ]
+
+
+def _finish(event: Event, over: Over) -> None:
+    event.acc = over.acc
+    event.foot = over.foot
+    event.op = over.op
+    event.label = over.label
+    if not over.shown:
+        event.seen = over.seen
+        event.left = over.left
