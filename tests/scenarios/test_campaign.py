@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import pytest
 
@@ -210,6 +211,39 @@ def test_a_loss_may_be_noticed_anywhere(dies: int, idle: bool, whole: list[Check
     crew = LossyCrew(dies, idle=idle)
     assert judged(list(run(crew))) == whole
     assert crew.renewed == 1
+
+
+class Backwards(Executor):
+    """Works only while it is waited for, and then on what came last."""
+
+    def __init__(self) -> None:
+        self.left: list[tuple[Future[Any], Callable[[], Any]]] = []
+        self.waits = 0
+        self.most = 0
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
+        self.left.append((future, partial(fn, *args, **kwargs)))
+        self.most = max(self.most, len(self.left))
+        return future
+
+    def wait(self, futures: set[Future[Any]], return_when: str) -> None:
+        assert not any(future.done() for future in futures), "there is nothing to wait for"
+        assert self.most <= 3, "more than asked for is handed out"
+        self.waits += 1
+        future, work = self.left.pop()
+        if future.set_running_or_notify_cancel():
+            future.set_result(work())
+
+
+def test_results_that_come_too_early_are_kept_without_asking_again_and_again(
+    monkeypatch: pytest.MonkeyPatch, whole: list[CheckResult]
+) -> None:
+    """Workers are kept busy meanwhile; what waits for them sleeps."""
+    executor = Backwards()
+    monkeypatch.setattr("septum.scenarios.scheduling.wait", executor.wait)
+    assert judged(list(run(Crew(executor, 2)))) == whole
+    assert executor.waits > 10
 
 
 # --- what cannot go on ------------------------------------------------------------------------

@@ -25,11 +25,13 @@ class Crew:
     """An executor and how many workers it has.
 
     :ivar ahead: pieces of work handed out at a time.
+    :ivar unmerged: those together with results that wait for an earlier one's.
     """
 
     def __init__(self, executor: Executor, workers: int) -> None:
         self.executor = executor
         self.ahead = workers + 1 if workers > 1 else 1
+        self.unmerged = 4 * self.ahead if workers > 1 else 1
 
     def lost(self, error: BaseException) -> bool:
         """Whether ``error`` means that a worker is gone, and not what it was doing."""

@@ -136,6 +136,7 @@ def run_rows(
     crew = crew or here()
     waiting = list(reversed(list(enumerate(rows))))
     active: list[_Search] = []
+    heard: set[Piece] = set()
     losses = 0
     hearing = ExitStack()
     if alone and progress is not None:
@@ -146,7 +147,9 @@ def run_rows(
         while waiting or active:
             try:
                 yield from _hand_out(waiting, active, crew, store)
-                wait([f for s in active for f in s.futures()], return_when=FIRST_COMPLETED)
+                # What was done and could not be merged yet is no reason to wake up.
+                wait(_futures(active) - heard, return_when=FIRST_COMPLETED)
+                heard = {future for future in _futures(active) if future.done()}
                 for n, result in _merge(active, store, progress):
                     losses = 0
                     if result is not None:
@@ -165,16 +168,22 @@ def run_rows(
         hearing.close()
         if alone:
             forget()
-        for s in active:
-            for future in s.futures():
-                future.cancel()
+        for future in _futures(active):
+            future.cancel()
+
+
+def _futures(active: Sequence[_Search]) -> set[Piece]:
+    return {future for s in active for future in s.futures()}
 
 
 def _hand_out(
     waiting: list[tuple[int, Row]], active: list[_Search], crew: Crew, store: Store | None
 ) -> Iterator[tuple[int, CheckResult]]:
     """Give the crew as much as it should have; yields rows that the store has finished."""
-    while sum(len(s.futures()) for s in active) < crew.ahead:
+    while True:
+        out = _futures(active)
+        if len(out) >= crew.unmerged or sum(not f.done() for f in out) >= crew.ahead:
+            break
         if any(s.send_first(crew) for s in active):
             continue
         if waiting:
