@@ -56,7 +56,7 @@ MUTANTS: Final = (
         "2.3",
         "the MMU notifier unmaps the mirror instead of the direct root",
         "shared-zap",
-        "I19",
+        "I25",
         (change(_HVA, "KVM_FILTER_SHARED", "KVM_FILTER_SHARED << 1"),),
     ),
     Mutant(
@@ -125,7 +125,7 @@ MUTANTS: Final = (
         "4.7",
         "the end of an invalidation does not change mmu_invalidate_seq",
         "notifier-fault",
-        "I19",
+        "I25",
         (
             change(
                 "kvm_mmu_invalidate_end",

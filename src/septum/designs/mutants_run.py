@@ -32,11 +32,9 @@ MUTANTS: Final = (
         "2.3",
         "the MMU notifier's unmap visits valid roots only",
         "zap-fast-unmap",
-        "",
+        "I25",
         (change("kvm_tdp_mmu_unmap_gfn_range", " | KVM_INVALID_ROOTS", ""),),
-        survives="the fast zap waits until no vCPU is in the guest on an invalid root, and a vCPU "
-        "flushes when it loads the next one, so the page that is freed is mapped but not used; "
-        "that a root of nobody maps a freed page is no rule here",
+        alone=True,
     ),
     Mutant(
         "yield-without-flush",
@@ -58,7 +56,7 @@ MUTANTS: Final = (
         "3.4",
         "a walk that yielded goes on at the next entry instead of looking again",
         "run-unmap-yield",
-        "I19",
+        "I25",
         (change(_RESCHED, "    iter.yielded = True\n", ""),),
     ),
     Mutant(

@@ -15,13 +15,23 @@ from typing import Protocol
 from septum.kvm.host import FREE
 from septum.kvm.spte import is_last_spte, is_shadow_present_pte, spte_to_pfn
 from septum.kvm.structs import INVALID_PAGE, Kvm, KvmMmuPage, Spte
-from septum.kvm.view_base import BaseView, Entry, SeptView, SpteChange, Table
+from septum.kvm.view_base import BaseView, Entry, SeptView, SpteChange, Table, Translation
 from septum.kvm.view_direct import DirectView, KvmDirectView
 from septum.machine import Machine
 from septum.machine.geometry import PAGE_SHIFT, Geometry
 from septum.tdx.sept import State
 
-__all__ = ["Entry", "KvmView", "Observed", "RootView", "SeptView", "SpteChange", "Table", "View"]
+__all__ = [
+    "Entry",
+    "KvmView",
+    "Observed",
+    "RootView",
+    "SeptView",
+    "SpteChange",
+    "Table",
+    "Translation",
+    "View",
+]
 
 _MODES = ("outside the guest", "in guest mode", "leaving the guest")
 
@@ -61,6 +71,10 @@ class View(DirectView, Protocol):
     def walks_through(self, gfn: int, level: int, value: int) -> list[tuple[int, int, bool]]:
         """(GFN, PFN, False) of each page and (first GFN, PFN, True) of each table that a
         walk through this SPTE comes to."""
+        ...
+
+    def walks(self, entry: Entry, value: int) -> frozenset[Translation]:
+        """The same as translations, with ``value`` in that entry."""
         ...
 
     def sept(self, gfn: int, level: int) -> SeptView | None:

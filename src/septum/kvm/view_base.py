@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from septum.machine import Machine
 from septum.machine.geometry import PAGE_SHIFT, Geometry
@@ -16,7 +16,7 @@ from septum.tdx.pamt import PageType
 from septum.tdx.sept import State, hpa_of, state_of
 from septum.tdx.state import Lifecycle, Td
 
-__all__ = ["BaseView", "Entry", "HasModule", "SeptView", "SpteChange", "Table"]
+__all__ = ["BaseView", "Entry", "HasModule", "SeptView", "SpteChange", "Table", "Translation"]
 
 _TABLES = (State.NL_MAPPED, State.NL_BLOCKED)
 
@@ -77,6 +77,16 @@ class SpteChange:
     mmu_lock_write: bool
 
 
+class Translation(NamedTuple):
+    """In the direct root of that name: a page of the guest, or a table on the way to some
+    (then ``gfn`` is the first one below it and ``pfn`` the table's own page)."""
+
+    root: str
+    gfn: int
+    pfn: int
+    table: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class SeptView:
     """Where a walk of the S-EPT for a GFN and level stopped.  ``level`` is KVM's."""
@@ -108,12 +118,39 @@ class BaseView:
         self.m.listeners.append(self._on)
 
     def _on(self, what: str, args: tuple[Any, ...]) -> None:
-        handlers = self._handlers.get(what)
-        if not handlers:
+        handlers = self._handlers.get(what, [])
+        if what == "spte":
+            change = self._change(*args)
+            for handler in handlers:
+                handler(change)
+            self._walks_changed(change)
             return
-        given = (self._change(*args),) if what == "spte" else args
         for handler in handlers:
-            handler(*given)
+            handler(*args)
+
+    def _walks_changed(self, change: SpteChange) -> None:
+        """Event ``walks``, of a change to a direct root's tables: what can be walked now and
+        could not be walked before, and the other way round."""
+        handlers = self._handlers.get("walks")
+        entry = change.entry
+        if not handlers or entry.table.is_mirror or not self.is_linked(entry.table):
+            return
+        old, new = self.walks(entry, change.old), self.walks(entry, change.new)
+        if old != new:
+            for handler in handlers:
+                handler(new - old, old - new)
+
+    def walks(self, entry: Entry, value: int) -> frozenset[Translation]:
+        found = self.walks_through(entry.gfn, entry.level, value)
+        return frozenset(Translation(entry.table.root, *walk) for walk in found)
+
+    def is_linked(self, table: Table) -> bool:
+        """A walk from its root still comes to the table."""
+        raise NotImplementedError
+
+    def walks_through(self, gfn: int, level: int, value: int) -> list[tuple[int, int, bool]]:
+        """What a walk through an SPTE comes to, see `septum.kvm.view.View`."""
+        raise NotImplementedError
 
     def _change(self, *args: Any, **kwargs: Any) -> SpteChange:
         """An event ``spte`` as monitors see it."""

@@ -6,7 +6,7 @@ Some rules are broken by an act itself and reported where it happens: ``I6`` by 
 lifetimes (septum.machine.memory) and here, ``I10`` by the locks (septum.machine.sync)
 and the kernel's own lockdep assertions.
 
-I3, I6 and I8 to I12 are judged at the acting event, I1 per entry at the event that
+I3, I6, I8 to I12 and I25 are judged at the acting event, I1 per entry at the event that
 unfreezes or publishes it under the shared lock, and everything of facts 7(b) in the settled
 state (every task finished, RCU callbacks run; docs/model.md, "Judging").  A bugged VM
 silences only later reports of I1, I2, I4, I14 and I20.
@@ -58,6 +58,7 @@ _ALL: tuple[type[Monitor], ...] = (
     dirty.NoLostDirty,
     tdx.FaultsEnd,
     tdx.NoEntryWhenDead,
+    direct.FreedPagesUnmapped,
 )
 
 MONITORS: dict[str, type[Monitor]] = {monitor.id: monitor for monitor in _ALL}

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Direct roots: writable bits (I13), NX accounting (I15), roots (I16), stale mappings (I19)."""
+"""Direct roots: writable bits (I13), NX accounting (I15), roots (I16), stale mappings (I19),
+freed pages (I25)."""
 
 from __future__ import annotations
 
@@ -14,10 +15,10 @@ from septum.kvm.spte import (
     is_writable_pte,
     spte_to_pfn,
 )
-from septum.kvm.view import Entry, SpteChange, View
+from septum.kvm.view import Entry, SpteChange, Translation, View
 from septum.machine import Cell
 
-__all__ = ["NxAccounting", "RootFlags", "StaleMappings", "WritableBits"]
+__all__ = ["FreedPagesUnmapped", "NxAccounting", "RootFlags", "StaleMappings", "WritableBits"]
 
 
 class WritableBits(Monitor):
@@ -163,3 +164,60 @@ class StaleMappings(Monitor):
                 self.report(
                     f"gfn {gfn + n:x} is mapped to pfn {pfn + n:x}, its memslot has {backing:x}"
                 )
+
+
+class FreedPagesUnmapped(Monitor):
+    """An invalid root counts: its leafs are still written back to their pages when they are
+    zapped, and a vCPU may still have it loaded (tdp_mmu.c tdp_mmu_zap_root(),
+    __kvm_mmu_zap_all_fast_back_half())."""
+
+    id = "I25"
+    statement = (
+        "A page that its owner has given back to the host is mapped by no leaf of a direct root, "
+        "valid or invalid."
+    )
+    judged = "every page given back to the host, every store that makes a leaf reachable"
+    source = (
+        "facts/kvm-tdp-mmu.md 2.3, 4.10; Linux include/linux/mmu_notifier.h "
+        "invalidate_range_start(), tdp_mmu.c kvm_tdp_mmu_unmap_gfn_range(), tdp_mmu_zap_root()"
+    )
+    example = "the MMU notifier leaves out invalid roots: a fast zap has yet to zap them"
+
+    def __init__(self, view: View) -> None:
+        super().__init__(view)
+        self.leafs: dict[int, Cell] = {}
+        for entry in view.entries():
+            if is_last_spte(entry.value, entry.level) and not entry.table.is_mirror:
+                for walk in view.walks(entry, entry.value):
+                    cell = self._leafs(walk.pfn)
+                    cell.set(cell.v + 1)
+
+    def _leafs(self, pfn: int) -> Cell:
+        """How many GFNs of direct roots map the page."""
+        cell = self.leafs.get(pfn)
+        if cell is None:
+            cell = self.leafs[pfn] = Cell(self.view.m, f"I25 leafs of page {pfn:x}", 0)
+        return cell
+
+    def on_walks(self, gained: frozenset[Translation], lost: frozenset[Translation]) -> None:
+        for walk in sorted(lost):
+            if not walk.table:
+                self._leafs(walk.pfn).bump(-1)
+        for walk in sorted(gained):
+            if not walk.table:
+                self._leafs(walk.pfn).bump(1)
+                if self.view.page_is_free(walk.pfn):
+                    self.report(f"{_mapping(walk)}, which the host has back")
+
+    def on_page_freed(self, pfn: int) -> None:
+        if not self._leafs(pfn).peek():
+            return
+        for entry in self.view.entries():
+            if is_last_spte(entry.value, entry.level) and not entry.table.is_mirror:
+                for walk in self.view.walks(entry, entry.value):
+                    if walk.pfn == pfn:
+                        self.report(f"page {pfn:x} is freed, {_mapping(walk)}")
+
+
+def _mapping(walk: Translation) -> str:
+    return f"the direct root {walk.root} maps gfn {walk.gfn:x} to page {walk.pfn:x}"

@@ -16,26 +16,15 @@ and dirty bits, and W that is cleared for a dirty log, are not I7's (I22).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from septum.kvm.monitors.base import Monitor
-from septum.kvm.view import SpteChange, View
+from septum.kvm.view import Translation, View
 from septum.machine import Cell
 from septum.machine.geometry import PAGE_SHIFT
 from septum.tdx import sept
 
 __all__ = ["NoStaleTranslation"]
-
-
-class Translation(NamedTuple):
-    """In the direct root of that name: a page of the guest, or a table on the way to some
-    (then ``gfn`` is the first one below it and ``pfn`` the table's own page)."""
-
-    root: str
-    gfn: int
-    pfn: int
-    table: bool = False
 
 
 class Inside(NamedTuple):
@@ -81,7 +70,7 @@ class NoStaleTranslation(Monitor):
         known: set[Translation] = set()
         for entry in self.view.entries():
             if not entry.table.is_mirror:
-                known |= self._walks(entry.table.root, entry.gfn, entry.level, entry.value)
+                known |= self.view.walks(entry, entry.value)
         for translation in known:
             self._live(translation).set(True)
         self.walkable.set(frozenset(known))
@@ -89,10 +78,6 @@ class NoStaleTranslation(Monitor):
             cached.set(frozenset(known))
 
     # --- what can be walked -------------------------------------------------------------
-
-    def _walks(self, root: str, gfn: int, level: int, value: int) -> set[Translation]:
-        """What can be walked through one SPTE."""
-        return {Translation(root, *walk) for walk in self.view.walks_through(gfn, level, value)}
 
     def _live(self, translation: Translation) -> Cell:
         cell = self.live.get(translation)
@@ -107,24 +92,17 @@ class NoStaleTranslation(Monitor):
             cell = self.removed[task] = Cell(self.view.m, f"I7 removed {task}", frozenset())
         return cell
 
-    def on_spte(self, change: SpteChange) -> None:
-        entry = change.entry
-        if entry.table.is_mirror or not self.view.is_linked(entry.table):
-            return
-        old = self._walks(entry.table.root, entry.gfn, entry.level, change.old)
-        new = self._walks(entry.table.root, entry.gfn, entry.level, change.new)
-        for translation in sorted(new - old):
+    def on_walks(self, gained: frozenset[Translation], lost: frozenset[Translation]) -> None:
+        for translation in sorted(gained):
             self._live(translation).poke(True)
-        if new - old:
-            self.walkable.set(self.walkable.v | (new - old))
-        if old - new:
-            self._disappear(old - new)
-        if old != new:
-            self.version.bump(1)
+        if gained:
+            self.walkable.set(self.walkable.v | gained)
+        if lost:
+            self._disappear(lost)
+        self.version.bump(1)
 
-    def _disappear(self, translations: Iterable[Translation]) -> None:
+    def _disappear(self, gone: frozenset[Translation]) -> None:
         """Until now every vCPU in the guest could walk them."""
-        gone = frozenset(translations)
         for translation in sorted(gone):
             self._live(translation).poke(False)
         self.walkable.set(self.walkable.v - gone)
