@@ -51,6 +51,17 @@ def test_a_campaign_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert again.stdout.splitlines()[:-1] == result.stdout.splitlines()[:-1]
 
 
+def test_a_campaign_of_another_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can be looked at; what would be refused is not proposed."""
+    row = ("check", "v7.3", "-s", "vm-dies", "--campaign", tmp_path / "c")
+    assert septum(*row).exit_code == 0
+    monkeypatch.setattr("septum.scenarios.campaign.code", lambda: "9.9 abc")
+    one_line_error(septum(*row), "begun by another septum", "9.9 abc", "in another directory")
+    text = septum("campaign", tmp_path / "c").stdout
+    assert "only that one goes on with it" in text
+    assert "septum check" not in text
+
+
 def test_ctrl_c_gives_the_partial_verdict_and_the_command_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

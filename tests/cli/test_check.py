@@ -196,6 +196,24 @@ def test_all_findings_gives_a_counterexample_per_rule(tmp_path: Path) -> None:
     assert septum(*row, "--all-findings", "--first").exit_code == 2
 
 
+@pytest.mark.parametrize("command", ["check", "compare"])
+def test_json_names_every_counterexample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    rows = (command, "feb06+reread-sptep", "v7.3", "-s", "fault-neighbours", "--format", "json")
+    doc = json.loads(septum(*rows, "--all-findings").stdout)
+    validate("check", doc)
+    broken, good = doc["results"]
+    others = broken["other_counterexamples"]
+    assert [other["finding"]["id"] for other in others] == ["I20", "I4"]
+    assert good["other_counterexamples"] == []
+    for other in (broken, *others):
+        saved = json.loads(Path(other["counterexample"]).read_text())
+        assert saved["finding"]["id"] == other["finding"]["id"]
+    assert json.loads(septum(*rows).stdout)["results"][0]["other_counterexamples"] == []
+
+
 SAME_RULE_TWICE = """
 from septum.explore import Protocol, Tasks
 from septum.machine import Word

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from cli_rig import made_up, one_line_error, septum
+
+from septum.explore.outcomes import NondeterminismError
+from septum.machine import MachineError
 
 
 @pytest.mark.parametrize(
@@ -21,6 +25,8 @@ from cli_rig import made_up, one_line_error, septum
         (["check", "-d", "v7.3", "-s", "fault-fault", "-p", "bits=x"], ["bits", "x", "an integer"]),
         (["check", "-p", "bits"], ["key=value"]),
         (["check", "--budget", "3x"], ["3x", "10m"]),
+        (["check", "--budget", "0s"], ["--budget", "'0s'", "no time at all", "leave it out"]),
+        (["compare", "v7.3", "feb06", "--budget", "0"], ["--budget", "no time at all"]),
         (["check", "--strategy", "dfs"], ["dfs", "optimal"]),
         (["check", "--nonsense"], ["--nonsense", "septum check --help"]),
         (["check", "nothere.py"], ["nothere.py"]),
@@ -193,6 +199,62 @@ def test_a_fault_of_septum_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     made_up(monkeypatch, broken)
     result = septum("check", "-d", "v7.3", "-s", "subtree")
     one_line_error(result, "internal error", "the table is flat", "SEPTUM_DEBUG")
+    one_line_error(result, "please report", "septum check -d v7.3 -s subtree (")
+
+
+@pytest.mark.parametrize("error", [NondeterminismError, MachineError])
+def test_the_explorer_is_not_sure_of_itself(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outside rows, such as in a comparison of schedules."""
+
+    def broken(design: str, scenario: str) -> str:
+        raise error("task 1 did something else")
+
+    made_up(monkeypatch, broken)
+    result = septum("check", "-d", "v7.3", "-s", "subtree", "-p", "bits=2")
+    one_line_error(
+        result, "a bug in septum", "task 1 did something else", "report it with this command"
+    )
+    one_line_error(result, "septum check -d v7.3 -s subtree -p bits=2")
+
+
+SHARES_NO_WORD = """
+from septum.explore import Protocol, Tasks
+from septum.machine import SpinLock, Word
+
+
+def build(m):
+    lock, x = SpinLock(m, "lock"), Word(m, "x", 0)
+    shared = []
+
+    def task(n):
+        lock.lock()
+        if shared:
+            x.write(n)
+        shared.append(n)
+        lock.unlock()
+        x.read()
+
+    return Tasks({"a": lambda: task(1), "b": lambda: task(2)})
+
+
+PROTOCOLS = [Protocol("odd", build), Protocol("even", lambda m: Tasks({"a": Word(m, "x", 0).read}))]
+"""
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_ran_differs_from_what_ran_before(tmp_path: Path, jobs: int) -> None:
+    """A row of its own; the others go on."""
+    path = tmp_path / "mine.py"
+    path.write_text(SHARES_NO_WORD)
+    result = septum("check", path, "-j", jobs, "--format", "json")
+    assert result.exit_code == 3, result.output
+    odd, even = json.loads(result.stdout)["results"]
+    assert (odd["verdict"], even["verdict"]) == ("error", "holds")
+    assert odd["note"].startswith("a bug in septum, or odd lets tasks share what is no word")
+    assert f"with this command: septum check {path} -j {jobs}" in odd["note"]
+    assert "Traceback" not in result.output
 
 
 def test_from_excludes_other_rows(tmp_path: Path) -> None:

@@ -63,6 +63,16 @@ def test_the_api_tells_progress(strategy: str) -> None:
     assert result.expected == (result.executions, result.executions)
 
 
+@pytest.mark.parametrize("strategy", ["naive", "states"])
+def test_searches_without_reduction_tell_how_far_they_are(strategy: str) -> None:
+    told: list[int] = []
+    result = search(
+        readers(2), Options(strategy), progress=lambda found: told.append(found.executions)
+    )
+    assert told == list(range(1, result.executions + 1))
+    assert len(told) > 2
+
+
 def test_nothing_is_said_without_knowing() -> None:
     found = SearchResult("optimal", executions=100, seconds=10.0)
     assert left_text(found) == ""

@@ -261,6 +261,7 @@ def test_another_septum_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("septum.scenarios.campaign.code", lambda: "9.9 abc")
     with pytest.raises(BadCampaign, match=r"begun by another septum .* this one is 9\.9 abc"):
         opened(tmp_path)
+    assert not look(tmp_path).ours
 
 
 def test_an_edited_design_is_checked_again(tmp_path: Path) -> None:

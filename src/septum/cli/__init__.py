@@ -16,7 +16,10 @@ import click
 
 from septum import __version__, compiled
 
-__all__ = ["main"]
+__all__ = ["WORDS", "main"]
+
+WORDS = "septum.words"
+"""Key of `click.Context.meta`: the arguments of `septum`, as given."""
 
 _COMMANDS = (
     "campaign",
@@ -52,15 +55,24 @@ class _Septum(click.Group):
         assert isinstance(command, click.Command)
         return command
 
-    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        words = list(args)
         try:
-            return super().make_context(*args, **extra)
+            ctx = super().make_context(info_name, args, parent, **extra)
         except click.exceptions.NoArgsIsHelpError:
             raise
         except click.UsageError as error:  # an option before the command
             from septum.cli.errors import wrong_usage
 
             raise wrong_usage(error) from None
+        ctx.meta[WORDS] = words
+        return ctx
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

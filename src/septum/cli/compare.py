@@ -9,7 +9,15 @@ import click
 
 from septum.cli.names import complete_design, scenario_option
 from septum.cli.options import explorer, format_option, search_options
-from septum.cli.running import Places, default_directory, go_on, run, save_all, select_rows
+from septum.cli.running import (
+    Places,
+    default_directory,
+    go_on,
+    others_of,
+    run,
+    save_all,
+    select_rows,
+)
 from septum.cli.terminal import painter, width
 from septum.report.compare import compare_table, contrasts, same_schedule
 from septum.report.documents import compare_document, dump
@@ -58,7 +66,11 @@ def command(
     files = save_all(results, default_directory())
     if form == "json":
         doc = compare_document(
-            results, seconds=outcome.seconds, files=files, interrupted=outcome.interrupted
+            results,
+            seconds=outcome.seconds,
+            files=files,
+            others=others_of(results, files),
+            interrupted=outcome.interrupted,
         )
         click.echo(dump(doc), nl=False)
     else:

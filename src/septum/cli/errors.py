@@ -7,6 +7,7 @@ a fault of septum itself; it is said so, with how to get the traceback.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
 from errno import EDQUOT, EIO, ENOSPC
@@ -14,9 +15,12 @@ from typing import IO, Any
 
 import click
 
+from septum.cli import WORDS
+from septum.explore.outcomes import NondeterminismError
+from septum.machine import MachineError
 from septum.report.layout import clean
 
-__all__ = ["Problem", "problem", "unknown", "wrong_usage"]
+__all__ = ["Problem", "please_report", "problem", "unknown", "wrong_usage"]
 
 
 class Problem(click.ClickException):
@@ -41,14 +45,22 @@ def problem(error: Exception) -> Problem:
         return Problem(clean(f"{error.filename}: {error.strerror or error}"))
     if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT, EIO):
         return Problem(f"the output cannot be written: {error.strerror}")
-    if isinstance(error, OSError) or type(error).__module__.startswith("septum."):
+    ours = isinstance(error, NondeterminismError | MachineError)
+    if isinstance(error, OSError) or (type(error).__module__.startswith("septum.") and not ours):
         return Problem(clean(error))
     return Problem(
         clean(
-            f"internal error: {type(error).__name__}: {error}; "
-            "SEPTUM_DEBUG=1 in the environment shows where"
+            f"internal error: {type(error).__name__}: {error}; a bug in septum: {please_report()} "
+            "(SEPTUM_DEBUG=1 in the environment shows where)"
         )
     )
+
+
+def please_report() -> str:
+    """What to do about a fault of septum's own."""
+    ctx = click.get_current_context(silent=True)
+    words = ctx.meta.get(WORDS, []) if ctx is not None else []
+    return f"please report it with this command: {shlex.join(['septum', *words])}"
 
 
 def wrong_usage(error: click.UsageError) -> Problem:

@@ -47,7 +47,10 @@ class _Duration(click.ParamType[float]):
         match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h|)", str(value).strip())
         if match is None:
             self.fail(f"{value!r} is not a time; write for example 90s, 10m or 2h", param, ctx)
-        return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+        seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+        if not seconds:
+            self.fail(f"{value!r} leaves no time at all; leave it out, or give more", param, ctx)
+        return seconds
 
 
 class _Param(click.ParamType[tuple[str, int | str]]):

@@ -12,7 +12,7 @@ import click
 
 from septum.cli.options import INPUT, format_option, html_option, write_html
 from septum.cli.printing import html_page, print_counterexamples
-from septum.cli.running import Outcome, default_directory, save_all
+from septum.cli.running import Outcome, default_directory, others_of, save_all
 from septum.cli.terminal import painter, width
 from septum.report.documents import check_document, dump
 from septum.report.junit import junit
@@ -87,6 +87,7 @@ class Output:
                 results,
                 seconds=outcome.seconds,
                 files=files,
+                others=others_of(results, files),
                 differences=differences,
                 interrupted=outcome.interrupted,
             )

@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from septum.cli.errors import please_report
 from septum.cli.watch import watch
 from septum.designs import lookup
 from septum.explore import Options, SearchResult
@@ -30,7 +31,7 @@ from septum.scenarios.counterexample import save
 from septum.scenarios.crew import Crew, ProcessCrew
 from septum.scenarios.protocols import is_protocol_row, protocols
 from septum.scenarios.result import CheckResult, Counterexample
-from septum.scenarios.rows import INTERRUPTED, conclude, make
+from septum.scenarios.rows import BUG_IN_SEPTUM, INTERRUPTED, conclude, make
 from septum.scenarios.subject import Subject
 from septum.scenarios.suite import SCENARIOS, find
 
@@ -43,6 +44,7 @@ __all__ = [
     "file_name",
     "file_names",
     "go_on",
+    "others_of",
     "run",
     "save_all",
     "select_rows",
@@ -166,6 +168,8 @@ def run(
                     # By the name that finds it again: a file's path, not its NAME.
                     named = replace(result.counterexample, design=result.design)
                     result.counterexample = named
+                if result.note.startswith(BUG_IN_SEPTUM):
+                    result.note += f"; {please_report()}"
                 finished[n] = result
                 told.row(result)
         except KeyboardInterrupt:
@@ -274,6 +278,15 @@ def file_names(r: CheckResult) -> list[str]:
             n += 1
         names.append(name)
     return names
+
+
+def others_of(results: Sequence[CheckResult], files: Mapping[Row, str]) -> dict[Row, list[str]]:
+    """Where `save_all` saved the further counterexamples of each row."""
+    return {
+        (r.design, r.scenario): [str(Path(path).parent / name) for name in file_names(r)[1:]]
+        for r in results
+        if (path := files.get((r.design, r.scenario)))
+    }
 
 
 def save_all(results: Sequence[CheckResult], directory: Path) -> dict[Row, str]:

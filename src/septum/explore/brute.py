@@ -29,10 +29,13 @@ def naive(
     max_executions: int = 0,
     deadline: float = 0.0,
     first: bool = False,
+    progress: Callable[[SearchResult], None] | None = None,
     on_execution: Callable[[Execution], None] | None = None,
 ) -> SearchResult:
     """All interleavings and choices, depth first."""
-    return _search(program, "naive", None, limits, max_executions, deadline, first, on_execution)
+    return _search(
+        program, "naive", None, limits, max_executions, deadline, first, progress, on_execution
+    )
 
 
 def states(
@@ -42,11 +45,14 @@ def states(
     max_executions: int = 0,
     deadline: float = 0.0,
     first: bool = False,
+    progress: Callable[[SearchResult], None] | None = None,
     on_execution: Callable[[Execution], None] | None = None,
 ) -> SearchResult:
     """All reachable states (shared state and every task's observations)."""
     seen: set[Hashable] = set()
-    return _search(program, "states", seen, limits, max_executions, deadline, first, on_execution)
+    return _search(
+        program, "states", seen, limits, max_executions, deadline, first, progress, on_execution
+    )
 
 
 def _search(
@@ -57,6 +63,7 @@ def _search(
     max_executions: int,
     deadline: float,
     first: bool,
+    progress: Callable[[SearchResult], None] | None,
     on_execution: Callable[[Execution], None] | None,
 ) -> SearchResult:
     machine = program.machine
@@ -92,6 +99,9 @@ def _search(
                 result.finals.add(execution.fingerprint)
             if on_execution is not None:
                 on_execution(execution)
+            if progress is not None:
+                result.seconds = perf_counter() - begun
+                progress(result)
             _branch(execution, len(prefix), untried)
             if first and result.found:
                 result.bounds_hit.append("stopped at the first finding")

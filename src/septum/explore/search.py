@@ -152,6 +152,7 @@ def _search(
             max_executions=most,
             deadline=deadline,
             first=options.first,
+            progress=progress,
             on_execution=each,
         )
     elif strategy == "stateful":

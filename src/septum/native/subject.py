@@ -16,7 +16,6 @@ from typing import Final
 
 from septum.explore import Options, SearchResult, search
 from septum.explore.minimise import minimise
-from septum.explore.outcomes import NondeterminismError
 from septum.explore.result import Found
 from septum.explore.units import Branch, Size, UnitResult
 from septum.machine import Limits
@@ -27,14 +26,14 @@ from septum.native.operations import unsupported
 from septum.native.process import ImageDied, ImageProcess, Wanted, end, here
 from septum.native.program import NativeBuilt, SharingGrew
 from septum.scenarios.result import CheckResult
-from septum.scenarios.rows import Row, explore_here, judge
+from septum.scenarios.rows import OURS, Row, at_fault, explore_here, judge
 from septum.scenarios.start import StartError
 from septum.scenarios.subject import Learned
 
 __all__ = ["KernelSubject", "search_whole"]
 
 _MINIMISE: Final = 400  # executions
-_FAILED: Final = (StartError, ImageError, ImageDied, NondeterminismError)
+_FAILED: Final = (StartError, ImageError, ImageDied)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +61,16 @@ class KernelSubject:
             return self._process(row).ask(_explore, row, pickled, size, words)
         except _FAILED as error:
             return _row(row, "error", str(error))
+        except OURS as error:
+            return at_fault(row, error)
 
     def conclude(self, row: Row, found: SearchResult) -> CheckResult:
         try:
             return self._process(row).ask(_conclude, row, found)
         except _FAILED as error:
             return _row(row, "error", str(error))
+        except OURS as error:
+            return at_fault(row, error)
 
     def forget(self) -> None:
         end()

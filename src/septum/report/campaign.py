@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from septum.report.layout import WIDTH, clean, columns, command, duration, facts
+from septum.report.layout import WIDTH, clean, columns, command, duration, facts, fill
 from septum.scenarios.campaign import Glance
 
 __all__ = ["campaign_text", "go_on_lines"]
@@ -38,7 +38,10 @@ def campaign_text(glance: Glance, *, width: int = WIDTH) -> str:
             )
         )
     lines += ["", *columns(table, indent="  ", right=(3, 4))]
-    if not glance.running and states.count("done") < len(states):
+    if not glance.ours:
+        another = "Begun by another septum than this one; only that one goes on with it."
+        lines += ["", *fill(another, width)]
+    elif not glance.running and states.count("done") < len(states):
         lines += ["", "To go on:", *go_on_lines(glance)]
     elif states.count("done") == len(states):
         lines += ["", "Done.  To print the verdicts again:", *go_on_lines(glance)]

@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 Files = Mapping[tuple[str, str], str]
+Others = Mapping[tuple[str, str], Sequence[str]]
 
 
 def document(
@@ -50,13 +51,17 @@ def check_document(
     *,
     seconds: float,
     files: Files | None = None,
+    others: Others | None = None,
     differences: Sequence[str] | None = None,
     interrupted: bool = False,
 ) -> dict[str, Any]:
-    """``septum check``.  ``differences`` are those to ``--expect FILE``, null without it."""
+    """``septum check``.  ``differences`` are those to ``--expect FILE``, null without it.
+
+    :param files: where the counterexample of a row is saved; ``others``: its `CheckResult.others`.
+    """
     summary = _summary(results, seconds, interrupted)
     summary["differences"] = None if differences is None else list(differences)
-    return document("check", [_row(r, files or {}) for r in results], summary)
+    return document("check", [_row(r, files or {}, others or {}) for r in results], summary)
 
 
 def compare_document(
@@ -64,12 +69,13 @@ def compare_document(
     *,
     seconds: float,
     files: Files | None = None,
+    others: Others | None = None,
     interrupted: bool = False,
 ) -> dict[str, Any]:
     """``septum compare``.  ``differing`` are the scenarios on which the designs part."""
     summary = _summary(results, seconds, interrupted)
     summary["differing"] = differing(results)
-    return document("compare", [_row(r, files or {}) for r in results], summary)
+    return document("compare", [_row(r, files or {}, others or {}) for r in results], summary)
 
 
 def replay_document(results: Sequence[ReplayResult]) -> dict[str, Any]:
@@ -124,7 +130,7 @@ def _summary(results: Sequence[CheckResult], seconds: float, interrupted: bool) 
     }
 
 
-def _row(r: CheckResult, files: Files) -> dict[str, Any]:
+def _row(r: CheckResult, files: Files, others: Others) -> dict[str, Any]:
     return {
         "design": r.design,
         "scenario": r.scenario,
@@ -143,12 +149,21 @@ def _row(r: CheckResult, files: Files) -> dict[str, Any]:
         "seconds": round(r.seconds, 3),
         "counterexample": files.get((r.design, r.scenario)),
         "other_findings": list(r.other_findings),
+        "other_counterexamples": _others(r, others.get((r.design, r.scenario), ())),
         "missing": list(r.missing),
         "note": r.note,
         "hypothetical": r.hypothetical,
         "steps": r.steps,
         **({"states": r.states, "transitions": r.transitions} if r.states else {}),
     }
+
+
+def _others(r: CheckResult, paths: Sequence[str]) -> list[dict[str, Any]]:
+    saved: Sequence[str | None] = paths or [None] * len(r.others)
+    return [
+        {"finding": _finding(ce.finding), "counterexample": path}
+        for ce, path in zip(r.others, saved, strict=True)
+    ]
 
 
 def _finding(f: Finding) -> dict[str, Any]:

@@ -290,6 +290,11 @@ class Glance:
     running: bool
     rate: float
 
+    @property
+    def ours(self) -> bool:
+        """This septum can go on with it."""
+        return self.septum == code()
+
 
 def look(directory: Path) -> Glance:
     """Read a campaign, also while a process works on it; changes nothing.

@@ -21,10 +21,11 @@ from septum.designs.registry import lookup
 from septum.explore import Options, Protocol, SearchResult, best_found, search
 from septum.explore.distinct import kind_of
 from septum.explore.minimise import minimise
+from septum.explore.outcomes import NondeterminismError
 from septum.explore.result import Found
 from septum.explore.search import DEFAULTS, no_collector
 from septum.explore.units import Branch, Size, UnitResult, explore_unit
-from septum.machine import Limits
+from septum.machine import Limits, MachineError
 from septum.scenarios.build import Built, build, missing_capabilities
 from septum.scenarios.counterexample import record
 from septum.scenarios.identity import digest, file_digest
@@ -41,9 +42,12 @@ from septum.scenarios.subject import Learned, Recordable, Subject
 from septum.scenarios.suite import find
 
 __all__ = [
+    "BUG_IN_SEPTUM",
     "INTERRUPTED",
+    "OURS",
     "Differs",
     "Row",
+    "at_fault",
     "conclude",
     "explore",
     "explore_here",
@@ -62,6 +66,12 @@ IN_UNITS = frozenset({"optimal"})
 
 NO_VERDICT = frozenset({"EXCEPTION", "UNMODELLED"})
 """Findings that say nothing about the code under test: the row's verdict is error."""
+
+OURS = (NondeterminismError, MachineError)
+"""The explorer or the machine has found that it cannot be right."""
+
+BUG_IN_SEPTUM = "a bug in septum"
+"""How the note of a row begins that `OURS` ended."""
 
 INTERRUPTED = "interrupted"
 """The bound of a row that somebody stopped."""
@@ -203,6 +213,13 @@ def unexplored(row: Row) -> CheckResult | None:
     return None
 
 
+def at_fault(row: Row, error: Exception) -> CheckResult:
+    """The row's result where `OURS` ended it: the other rows go on."""
+    own = row.subject is None and row.text
+    other = f", or {row.design} lets tasks share what is no word, lock or cell" if own else ""
+    return _result(row, "error", f"{BUG_IN_SEPTUM}{other}: {error}")
+
+
 def _result(row: Row, verdict: str, note: str) -> CheckResult:
     return CheckResult(row.design, row.name, dict(row.params), verdict, note=note)
 
@@ -219,11 +236,14 @@ def explore(
         _kept.subjects.add(row.subject)
         return row.subject.explore(row, pickled, size, words)
     branch: Branch = pickle.loads(pickled)
-    if not branch.levels:  # the first unit
-        known = unexplored(row)
-        if known is not None:
-            return known
-    return explore_here(row, _built(row), branch, size)
+    try:
+        if not branch.levels:  # the first unit
+            known = unexplored(row)
+            if known is not None:
+                return known
+        return explore_here(row, _built(row), branch, size)
+    except OURS as error:
+        return at_fault(row, error)
 
 
 def explore_here(
@@ -277,7 +297,10 @@ def conclude(row: Row, result: SearchResult) -> CheckResult:
     if row.subject is not None:
         _kept.subjects.add(row.subject)
         return row.subject.conclude(row, result)
-    return judge(row, _built(row), result)
+    try:
+        return judge(row, _built(row), result)
+    except OURS as error:
+        return at_fault(row, error)
 
 
 def judge(
