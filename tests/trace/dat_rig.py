@@ -131,13 +131,18 @@ def _by_cpu(events: Sequence[Raw]) -> list[bytes]:
     return [pages([e for e in events if e.cpu == cpu]) for cpu in range(cpus)]
 
 
-def version_6(events: Sequence[Raw]) -> bytes:
+def _saved_tgids(text: bytes) -> bytes:
+    return struct.pack("<HI", 32, len(text) + 1) + text + b"\0" if text else b""
+
+
+def version_6(events: Sequence[Raw], tgids: bytes = b"") -> bytes:
     data = _by_cpu(events)
     out = START + b"6\0" + b"\0\x08" + struct.pack("<I", PAGE)
     out += _headers() + _ftrace() + _systems()
     out += struct.pack("<I", 0) + struct.pack("<I", 0) + _sized(TASKS)
     out += struct.pack("<I", len(data)) + b"options  \0"
-    out += struct.pack("<HI", 5, len(UNAME)) + UNAME + struct.pack("<H", 0) + b"flyrecord\0"
+    out += struct.pack("<HI", 5, len(UNAME)) + UNAME + _saved_tgids(tgids)
+    out += struct.pack("<H", 0) + b"flyrecord\0"
     at = (len(out) + 16 * len(data) + PAGE - 1) // PAGE * PAGE
     for one in data:
         out += struct.pack("<QQ", at, len(one))
@@ -150,13 +155,14 @@ def version_7(
     compression: str = "zlib",
     pack: Callable[[bytes], bytes] = zlib.compress,
     clock: str = "local",
+    tgids: bytes = b"",
 ) -> bytes:
     flag = int(compression != "none")
     out = bytearray(START + b"7\0" + b"\0\x08" + struct.pack("<I", PAGE))
     out += compression.encode() + b"\0" + b"1\0"
     pointer = len(out)
     out += bytes(8)
-    options = struct.pack("<HI", 5, len(UNAME)) + UNAME
+    options = struct.pack("<HI", 5, len(UNAME)) + UNAME + _saved_tgids(tgids)
 
     def section(number: int, data: bytes) -> int:
         at = len(out)

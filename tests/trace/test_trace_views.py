@@ -5,7 +5,11 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
+import os
+import signal
 import xml.etree.ElementTree as ET
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +195,42 @@ def test_ctrl_c_keeps_the_recordings_that_are_done(monkeypatch: pytest.MonkeyPat
     assert result.exit_code == 130
     assert "interrupted: 1 of 2 replayed" in result.output
     assert result.output.count("Findings: none") == 1
+
+
+def killing(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
+    """Let all workers be killed so many times, each time before anything is done; the number of
+    times that it was so."""
+    kills = [0]
+
+    def wait_less(waiting: set[Any], **how: Any) -> Any:
+        if kills[0] < times:
+            kills[0] += 1
+            for process in multiprocessing.active_children():
+                assert process.pid is not None
+                os.kill(process.pid, signal.SIGKILL)
+        return wait(waiting, **how)
+
+    monkeypatch.setattr(replaying, "wait", wait_less)
+    return kills
+
+
+def test_what_a_lost_worker_had_is_replayed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [str(DIRTYLOG), str(DIRTYLOG), str(BEGIN)]
+    whole = septum("--format", "json", *files)
+    kills = killing(monkeypatch, 1)
+    again = septum("--format", "json", "--jobs", "2", *files)
+    assert kills == [1]
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout) == json.loads(whole.stdout)
+
+
+def test_workers_that_die_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    killing(monkeypatch, 99)
+    result = septum("--jobs", "2", str(DIRTYLOG), str(DIRTYLOG))
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("septum: workers died 3 times (out of memory?): use fewer")
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from typing import Final
 
 import click
 
+from septum.cli.errors import Problem
 from septum.scenarios.crew import ProcessCrew
 from septum.trace import ReplayResult, replay
 from septum.trace.replay import Progress
@@ -67,9 +68,14 @@ def _collect(
         except KeyboardInterrupt:
             raise Interrupted([results[n] for n in sorted(results)]) from None
         except Exception as error:
-            tries += 1
-            if not crew.lost(error) or tries >= _TRIES or not crew.renew():
+            if not crew.lost(error):
                 raise
+            tries += 1
+            if tries >= _TRIES or not crew.renew():
+                raise Problem(
+                    f"workers died {tries} times (out of memory?): use fewer --jobs, or give "
+                    f"{files[min(left)]} alone"
+                ) from None
             left = [n for n in left if n not in results]
         finally:
             told.end()

@@ -71,6 +71,7 @@ class Table:
         "epoch",
         "fresh",
         "level",
+        "owner",
         "pfn",
         "removing",
         "small",
@@ -101,6 +102,8 @@ class Table:
         """A line unlinked it; on parent-first kernels its children's lines follow."""
         self.swept = False
         """Removed under the shared lock: every entry, also an empty one, gets a line."""
+        self.owner = 0
+        """Number of the VM whose table it is, 0 if that is not known."""
 
     def value(self, index: int) -> int:
         value = self.entries.get(index)
@@ -161,7 +164,8 @@ class ShadowTables:
         """Tables met and not removed, roots included."""
         self.changes = 0
         self.epoch = 0
-        self.roots_announced = [0] * (MAX_LEVEL + 1)
+        self.announced: list[list[int]] = [[] for _ in range(MAX_LEVEL + 1)]
+        """By level: owners of the roots that were made and not yet met."""
 
     # ------------------------------------------------------------------ the rule
 
@@ -228,33 +232,45 @@ class ShadowTables:
     def index(self, gfn: int, level: int) -> int:
         return gfn >> self.shifts[level - 1] & (self.size - 1)
 
-    def find(self, as_id: int, gfn: int, level: int, old: int) -> Table:
-        """The table that the event most likely changed; made up if none is known."""
+    def find(self, as_id: int, gfn: int, level: int, old: int, owner: int = 0) -> Table:
+        """The table that the event most likely changed; made up if none is known.
+
+        :param owner: the VM of the task that made the change, 0 if that is not known: of
+            tables that fit alike, one of that VM is taken.
+        """
         group = self.groups.get((gfn >> self.shifts[level]) << 16 | level << 8 | as_id)
-        if group is not None and len(group) == 1:
+        announced = self.announced[level]
+        if group is not None and len(group) == 1 and not announced:
             table = group[0]
             if table.epoch == self.epoch and table.value(self.index(gfn, level)) == old:
                 return table
         if self.empty == UNKNOWN and old in EMPTY_VALUES:
             self.empty = old
         frozen = True
+        is_new = old == self.empty and bool(announced)
         if group is not None:
             index = self.index(gfn, level)
-            found = self._pick(group, index, level, old)
+            found = self._pick(group, index, level, old, owner)
             if found is not None:
-                return found
+                foreign = owner and found.owner and found.owner != owner
+                if not (is_new and foreign and owner in announced):
+                    return found
             frozen = all(table.value(index) in FROZEN_VALUES for table in group)
-        if self.roots_announced[level] and old == self.empty:
-            self.roots_announced[level] -= 1
+        if is_new:
             table = self._add(as_id, gfn, level, -1, self.empty)
+            table.owner = announced.pop(announced.index(owner) if owner in announced else 0)
             return table
         if group is None or (frozen and old == self.empty):
-            return self.add_unseen(as_id, gfn, level)
+            table = self.add_unseen(as_id, gfn, level)
+            table.owner = owner
+            return table
         return group[-1]
 
-    def _pick(self, group: list[Table], index: int, level: int, old: int) -> Table | None:
+    def _pick(
+        self, group: list[Table], index: int, level: int, old: int, owner: int
+    ) -> Table | None:
         """Exact value first, then explained, then unknown; tables on their way out last
-        (their own lines are placed by `claim`)."""
+        (their own lines are placed by `claim`), those of another VM after equals."""
         best: Table | None = None
         best_rank = 99
         for table in group:
@@ -264,12 +280,13 @@ class ShadowTables:
             if last == old:
                 rank = 0
             elif last == UNKNOWN:
-                rank = 4
+                rank = 8
             elif self.expects(last, old, level, split=index not in table.entries):
-                rank = 2
+                rank = 4
             else:
                 continue
-            rank += table.dying or table.removing
+            rank += 2 * (table.dying or table.removing)
+            rank += bool(owner and table.owner and table.owner != owner)
             if rank < best_rank:
                 best, best_rank = table, rank
         return best
@@ -318,7 +335,7 @@ class ShadowTables:
             self.pages[pfn] = table
         return table
 
-    def announce_root(self, level: int) -> None:
+    def announce_root(self, level: int, owner: int = 0) -> None:
         """kvm_mmu_get_page of a root; the event does not say of which address space.
 
         With clocks that differ, the first line of the new tree may have come before.
@@ -327,9 +344,10 @@ class ShadowTables:
             for table in group:
                 if table.level == level and self._may_be_adopted(table):
                     table.default = self.empty
+                    table.owner = owner
                     self.unseen -= 1
                     return
-        self.roots_announced[level] += 1
+        self.announced[level].append(owner)
 
     def _may_be_adopted(self, table: Table) -> bool:
         """A table met shortly before the line that makes it known."""
@@ -385,24 +403,26 @@ class ShadowTables:
         if is_table(old, level) and not same_page:
             gone = self.unlink(table.as_id, gfn, level, old, removed)
         if is_table(new, level) and not (is_table(old, level) and same_page):
-            self._link(table.as_id, gfn, level, old, new)
+            self._link(table, gfn, old, new)
         if gone is not None and level >= 4 and table.pfn < 0:
             if not any(is_shadow_present_pte(value) for value in table.entries.values()):
                 self.drop(table)  # only a dying root loses its last entry
         return gone
 
-    def _link(self, as_id: int, gfn: int, level: int, old: int, new: int) -> None:
-        pfn = spte_to_pfn(new)
+    def _link(self, parent: Table, gfn: int, old: int, new: int) -> None:
+        as_id, level, pfn = parent.as_id, parent.level, spte_to_pfn(new)
         self.linked += 1
         split = is_leaf(old, level)
         if not split:
             for table in self.groups.get(self.key(as_id, gfn, level - 1), ()):
                 if self._may_be_adopted(table) and table.epoch == self.epoch:
                     table.pfn, table.default = pfn, self.empty
+                    table.owner = parent.owner
                     self.pages[pfn] = table
                     self.unseen -= 1
                     return
         table = self._add(as_id, gfn, level - 1, pfn, self.empty)
+        table.owner = parent.owner
         if split:
             table.default = old if level > 2 else old & ~PT_PAGE_SIZE_MASK
             table.small = 1 << (12 + self.shifts[level - 2])

@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from septum.kvm.versions import FORMATS, NPT
+from septum.kvm.versions import FORMATS, NPT, SpteFormat
 from septum.report.replay_text import WIDTH
 from septum.trace.result import LEVEL_NAMES, ReplayResult
 from septum.trace.rules import describe_spte
-from septum.trace.watch import Row
+from septum.trace.watch import Row, vm_name
 
 __all__ = ["comparison_lines", "history_lines"]
 
@@ -18,16 +18,24 @@ _NAME: Final = 44
 
 
 def history_lines(rows: Sequence[Row], more: int, result: ReplayResult, gfn: int) -> Iterator[str]:
-    """Every change that touches a GFN, in order of the lines."""
+    """Every change that touches a GFN, by VM and in order of the lines."""
     fmt = FORMATS.get(result.format or "", NPT)
     yield f"gfn {gfn:x}: {len(rows) + more} changes"
+    vms = sorted({row.vm for row in rows}, key=lambda vm: (not vm, vm))
+    for vm in vms:
+        if result.vms > 1:
+            yield f"by tasks of {vm_name(vm)}"
+        yield from _changes([row for row in rows if row.vm == vm], fmt)
+    if more:
+        yield f"  and {more} more"
+
+
+def _changes(rows: Sequence[Row], fmt: SpteFormat) -> Iterator[str]:
     for row in rows:
         old, new = (describe_spte(value, row.level, fmt) for value in (row.old, row.new))
         who = f"{row.line:>9} {row.time:>14.6f} {row.cpu:>3} {row.task[:20]:<20}"
         yield who[:WIDTH]
         yield f"{'':9} as_id {row.as_id} L{row.level} gfn {row.gfn:x}: {old} -> {new}"[:WIDTH]
-    if more:
-        yield f"  and {more} more"
 
 
 def comparison_lines(one: ReplayResult, two: ReplayResult) -> Iterator[str]:

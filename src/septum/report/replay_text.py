@@ -15,6 +15,7 @@ from septum.kvm.versions import FORMATS, NPT
 from septum.trace.catalogue import RULES
 from septum.trace.result import LEVEL_NAMES, ReplayResult, Sample, Tables
 from septum.trace.rules import Finding, Past, describe_spte
+from septum.trace.watch import vm_name
 
 __all__ = ["WIDTH", "replay_lines"]
 
@@ -179,7 +180,13 @@ def _findings(result: ReplayResult) -> Iterator[str]:
         yield "Findings: none"
         return
     yield f"Findings: {len(result.findings)}"
-    for finding in result.findings[:_SHOWN_FINDINGS]:
+    findings, vm = result.findings, -1
+    if result.vms > 1:
+        findings = sorted(findings, key=lambda finding: (not finding.vm, finding.vm, finding.line))
+    for finding in findings[:_SHOWN_FINDINGS]:
+        if result.vms > 1 and finding.vm != vm:
+            vm = finding.vm
+            yield f"  by tasks of {vm_name(vm)}"
         head = f"{finding.rule}, line {finding.line}"
         if finding.task:
             head += f", time {finding.time:.6f}, CPU {finding.cpu}, {finding.task}"

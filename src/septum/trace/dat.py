@@ -37,6 +37,7 @@ _HEADER_INFO: Final = 16
 _FTRACE_EVENTS: Final = 17
 _EVENT_FORMATS: Final = 18
 _CMDLINES: Final = 21
+_SAVED_TGIDS: Final = 32  # gpuvis: the text of saved_tgids
 _BLOCK: Final = 1 << 16
 _MIN_PAGE: Final = 64
 _MAX_OFFSET: Final = 1 << 62
@@ -115,6 +116,8 @@ class TraceDat:
     layout: PageLayout = field(default_factory=PageLayout)
     formats: dict[int, EventFormat] = field(default_factory=dict)
     tasks: dict[int, str] = field(default_factory=dict)
+    tgids: dict[int, int] = field(default_factory=dict)
+    """By task: its process.  trace-cmd does not save it; the trace-cmd of gpuvis does."""
     cpus: list[_Cpu] = field(default_factory=list)
     uname: str = ""
     clock: str = ""
@@ -283,6 +286,8 @@ class TraceDat:
         text = data.split(b"\0", 1)[0].decode("utf-8", "replace").strip()
         if option == _UNAME:
             self.uname = text
+        elif option == _SAVED_TGIDS:
+            self._saved_tgids(text)
         elif option == _TRACECLOCK and not self.clock:
             chosen = re.search(r"\[(\S+)\]", text)
             self.clock = chosen[1] if chosen else text
@@ -291,6 +296,12 @@ class TraceDat:
         elif option == _TSC2NSEC and len(data) >= 16:
             mult, shift = _u32.unpack_from(data)[0], _u32.unpack_from(data, 4)[0]
             self.tsc = (mult, shift, _u64.unpack_from(data, 8)[0])
+
+    def _saved_tgids(self, text: str) -> None:
+        for line in text.splitlines():
+            pid, _, tgid = line.partition(" ")
+            if pid.isdecimal() and tgid.strip().isdecimal():
+                self.tgids[int(pid)] = int(tgid)
 
     def _header_page(self, text: str) -> None:
         found = {

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The changes of a recording as a table: Parquet (extra ``septum[parquet]``) or CSV.
 
-Columns: line, time, cpu, task, as_id, gfn, level, old, new.  SPTEs are unsigned 64-bit in
-Parquet and hexadecimal in CSV.  Rows are written in batches: memory does not grow.
+Columns: line, time, cpu, task, vm (of the task; 0: cannot be told), as_id, gfn, level, old, new.
+SPTEs are unsigned 64-bit in Parquet and hexadecimal in CSV.  Rows are written in batches: memory
+does not grow.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from septum.trace.watch import Row
 __all__ = ["exporter"]
 
 _BATCH: Final = 1 << 16
-_COLUMNS: Final = ("line", "time", "cpu", "task", "as_id", "gfn", "level", "old", "new")
+_COLUMNS: Final = ("line", "time", "cpu", "task", "vm", "as_id", "gfn", "level", "old", "new")
 
 
 @contextmanager
@@ -46,7 +47,7 @@ def exporter(path: Path) -> Iterator[Callable[[Row], None]]:
     kinds = {
         "time": arrow.float64(),
         "task": arrow.string(),
-        **dict.fromkeys(("cpu", "as_id", "level"), arrow.int16()),
+        **dict.fromkeys(("cpu", "vm", "as_id", "level"), arrow.int16()),
         **dict.fromkeys(("line", "gfn", "old", "new"), arrow.uint64()),
     }
     schema = arrow.schema([(name, kinds[name]) for name in _COLUMNS])

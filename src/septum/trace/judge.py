@@ -21,6 +21,7 @@ docs/replay.md.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -58,6 +59,10 @@ HISTORY: Final = 6
 """Changes shown with a finding."""
 MAX_SIBLINGS: Final = 8
 """Trees under one key to be told apart when their start was not recorded."""
+
+
+def _nobody(pid: int) -> int:
+    return 0
 
 
 @dataclass(slots=True)
@@ -103,6 +108,8 @@ class Judge:
         self.removals = Removals(tables, self._leftover, self._report)
         self.protocol = Protocol(tables)
         self.fast = FastFaults(tables)
+        self.owner: Callable[[int], int] = _nobody
+        """The VM of a task, 0 if that is not known (septum.trace.roots)."""
         self._seq = 0
         self._line = 0
         self._vcpu_tasks: set[int] = set()
@@ -250,8 +257,9 @@ class Judge:
                 table is None
                 or table.epoch != tables.epoch
                 or table.entries.get(index, table.default) != old
+                or tables.announced[level]
             ):
-                table = tables.find(as_id, gfn, level, old)
+                table = tables.find(as_id, gfn, level, old, self.owner(at.pid))
         else:
             table = claimed
             tables.claim(table, index, old)

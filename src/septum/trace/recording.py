@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from struct import Struct, error
 from typing import Final
 
@@ -78,6 +79,9 @@ class Replay:
         self.judge = Judge(self.tables)
         self.mirrors = Mirrors()
         self.roots = Roots()
+        self.judge.owner = self.roots.owner
+        if watch is not None:
+            watch.vm_at = self.roots.vm_at
         self.version: KernelVersion | None = None
         self.result.kernel = kernel
         if kernel is not None:
@@ -190,7 +194,7 @@ class Replay:
     def _lose(self, cpu: int) -> None:
         """Events of a CPU (-1: of any) are missing, anywhere after the last line it wrote."""
         self.mirrors.lost()
-        self.roots.lost()
+        self.roots.lost(self.result.lines)
         if cpu >= 0:
             self._lossy.add(cpu)
             self.judge.lost(self._last_line.get(cpu, 0))
@@ -248,6 +252,7 @@ class Replay:
         kinds = {number: (e.name, decoder(e)) for number, e in dat.formats.items()}
         counts: dict[str, int] = {}
         tasks, watch, last_line = dat.tasks, self.watch, self._last_line
+        self.roots.processes(dat.tgids)
         for time, cpu, missed, number, page, offset in dat.events():
             if watch is not None and watch.reached(result.lines, self._latest):
                 self.stopped = True
@@ -378,6 +383,8 @@ class Replay:
             self.judge.vcpu(at.pid)
             if not self._started:
                 self._begin(mid_life=True)
+            if at.pid not in self.roots.now:
+                self.roots.vcpu(at.pid, at.line, self.judge.closed)
         elif isinstance(event, GetPage):
             self._get_page(at, event)
         elif isinstance(event, PrepareZapPage):
@@ -406,12 +413,12 @@ class Replay:
                 mirror=event.mirror,
                 smm=event.as_id == 1,
                 known=self.judge.is_vcpu(at.pid),
-                alone=not self.tables.live,
+                alone=not self.tables.live and not any(self.tables.announced),
             )
             tables.mirror_roots += event.mirror
             tables.smm_roots += event.as_id == 1
             self._raw_roles = event.as_id is not None
-            self.tables.announce_root(event.level)
+            self.tables.announce_root(event.level, self.roots.owner(at.pid))
             if not self._started:
                 self._begin(mid_life=False)
 
@@ -492,6 +499,7 @@ class Replay:
             )
         self.mirrors.finish(cut=cut)
         found = [*self.judge.findings, *self.mirrors.findings]
+        found = [replace(f, vm=self.roots.vm_at(f.pid, f.line)) for f in found]
         result.findings = sorted(found, key=lambda finding: finding.line)
         result.notes += [*self.mirrors.notes, *self.stats.notices.notes]
         self._totals()
@@ -540,6 +548,7 @@ class Replay:
             result.samples.append(self._state(self._latest))
             result.heat.append(self.stats.take_heat())
         result.roots = self.roots.made
+        result.vms = self.roots.vms
         result.format = shadow.format.name if shadow.format is not None else None
         tables = result.tables
         tables.linked, tables.removed, tables.unseen = shadow.linked, shadow.removed, shadow.unseen

@@ -80,6 +80,8 @@ class ReplayResult:
     """What is odd about the recording itself."""
     headed: bool = False
     """It has a tracefs header, so that it may well hold no event."""
+    vms: int = 0
+    """How many VMs could be told apart."""
     mid_life: bool = False
     """The first lines are of a VM that ran already."""
     partial: bool = False
@@ -117,6 +119,7 @@ class ReplayResult:
             },
             "tables": asdict(self.tables),
             "roots": [asdict(root) for root in self.roots],
+            "vms": self.vms,
             "summary": self.summary,
             "lost_events": self.lost_events,
             "unreadable_lines": {
@@ -132,7 +135,7 @@ class ReplayResult:
     def _finding(self, finding: Finding) -> dict[str, Any]:
         """Values as hexadecimal text: they do not fit into every reader's numbers."""
         fields = asdict(finding)
-        del fields["judged"]
+        del fields["judged"], fields["pid"]
         fmt = FORMATS.get(self.format or "", NPT)
         level = finding.level or 1
         for name in ("old", "new"):

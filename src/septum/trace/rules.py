@@ -91,6 +91,9 @@ class Finding:
     history: tuple[Past, ...] = ()
     detail: tuple[str, ...] = ()
     """Lines of text that show more, e.g. the mirror and the S-EPT side by side."""
+    pid: int = -1
+    vm: int = 0
+    """The VM that its task works for, 0 if that cannot be told."""
     judged: int = field(default=0, compare=False, repr=False)
     """The line at which it was certain; what comes out between may withdraw it."""
 
@@ -100,9 +103,13 @@ def finding_at(rule: str, at: Where, message: str, event: SpteChanged | None = N
     assert rule in RULES, rule
     task = f"{task_name(at.comm)}-{at.pid}"
     if event is None:
-        return Finding(rule, at.line, message, at.time, at.cpu, task)
+        return Finding(rule, at.line, message, at.time, at.cpu, task, pid=at.pid)
     as_id, gfn, level, old, new = event
-    return Finding(rule, at.line, message, at.time, at.cpu, task, as_id, gfn, level, old, new)
+    return Finding(
+        *(rule, at.line, message, at.time, at.cpu, task),
+        *(as_id, gfn, level, old, new),
+        pid=at.pid,
+    )
 
 
 def entry(event: SpteChanged) -> str:

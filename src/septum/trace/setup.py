@@ -50,6 +50,7 @@ def tracefs(tdx: bool, buffer_kb: int) -> str:
         + "cd /sys/kernel/tracing\n"
         + "echo 0 > tracing_on; echo nop > current_tracer; echo > trace\n"
         + f"echo {buffer_kb} > buffer_size_kb\n"
+        + "echo 1 > options/record-tgid  # each line with its process: one VM\n"
         + probes
         + f"for e in {' '.join(EVENTS)}{enable}; do\n"
         + "    [ -e events/$e/enable ] && echo 1 > events/$e/enable\n"
@@ -186,6 +187,9 @@ def run_tracefs(
     """Record until ``seconds`` are over or Ctrl-C; (lines written, events lost)."""
     with _probes(tracefs_root, tdx), _instance(tracefs_root) as instance:
         _write(instance / "buffer_size_kb", str(buffer_kb))
+        processes = instance / "options" / "record-tgid"
+        if processes.exists():  # before the events: they count who wants it
+            _write(processes, "1")
         enabled = [*EVENTS, *(("septum",) if tdx else ())]
         for event in enabled:
             switch = instance / "events" / event / "enable"

@@ -15,7 +15,7 @@ from septum.trace.events import SpteChanged
 from septum.trace.rules import Where, describe_spte
 from septum.trace.text import task_name
 
-__all__ = ["Row", "Watch", "tree_lines", "tree_objects"]
+__all__ = ["Row", "Watch", "tree_lines", "tree_objects", "vm_name"]
 
 MAX_ROWS: Final = 100_000
 _SPAN: Final = 9
@@ -34,6 +34,8 @@ class Row:
     level: int
     old: int
     new: int
+    vm: int = 0
+    """Of its task; 0 if that cannot be told."""
 
 
 @dataclass(slots=True)
@@ -48,6 +50,8 @@ class Watch:
     history: list[Row] = field(default_factory=list)
     more: int = 0
     """Changes of the GFN that were not kept: there are too many."""
+    vm_at: Callable[[int, int], int] = lambda pid, line: 0
+    """The VM of a task at a line."""
 
     def reached(self, line: int, time: float) -> bool:
         """Whether the moment asked for is over."""
@@ -62,7 +66,8 @@ class Watch:
         if not touched and self.sink is None:
             return
         task = f"{task_name(at.comm)}-{at.pid}"
-        row = Row(at.line, at.time, at.cpu, task, as_id, gfn, level, old, new)
+        vm = self.vm_at(at.pid, at.line)
+        row = Row(at.line, at.time, at.cpu, task, as_id, gfn, level, old, new, vm)
         if self.sink is not None:
             self.sink(row)
         if touched and len(self.history) < MAX_ROWS:
@@ -71,13 +76,22 @@ class Watch:
             self.more += 1
 
 
+def vm_name(vm: int) -> str:
+    return f"VM {vm}" if vm else "a VM that cannot be told"
+
+
 def tree_lines(tables: ShadowTables, gfn: int | None = None) -> list[str]:
     """The trees that the lines so far leave, from the roots down; neighbours that go on
     alike are one row.  ``gfn``: only the entries on the way to it."""
     rows: list[str] = []
-    for number, table in enumerate(_tops(tables)):
+    tops = _tops(tables)
+    several = len({table.owner for table in tops if table.owner}) > 1
+    for number, table in enumerate(tops):
         name = "root" if table.level >= 4 else "table whose parent is unknown"
-        rows.append(f"{name} {number}: as_id {table.as_id} gfn {table.base:x} level {table.level}")
+        whose = f"{vm_name(table.owner)}, " if several else ""
+        rows.append(
+            f"{name} {number}: {whose}as_id {table.as_id} gfn {table.base:x} level {table.level}"
+        )
         rows += _table(tables, table, "  ", gfn)
     return rows
 
@@ -99,6 +113,7 @@ def _object(tables: ShadowTables, table: Table, gfn: int | None) -> dict[str, An
         entries.append(one)
     page = f"{table.pfn:x}" if table.pfn >= 0 else None
     return {
+        "vm": table.owner,
         "as_id": table.as_id,
         "level": table.level,
         "gfn": f"{table.base:x}",
@@ -117,7 +132,7 @@ def _tops(tables: ShadowTables) -> list[Table]:
                 if child is not None:
                     below.pop(id(child), None)
     tops = [table for table in below.values() if not table.dying]
-    return sorted(tops, key=lambda t: (t.as_id, -t.level, t.base))
+    return sorted(tops, key=lambda t: (t.owner, t.as_id, -t.level, t.base))
 
 
 def _child(tables: ShadowTables, table: Table, value: int) -> Table | None:
