@@ -76,7 +76,8 @@ class Machine(Schedule):
     :ivar opaque: modules whose frames say nothing about where a task is (None: none do, so
         states are not compared, `septum.machine.rounds`).
     :ivar remembers: executions that hold nothing new are looked up (`septum.machine.known`).
-    :ivar rec: what notes the present execution for that.
+    :ivar learning: the present execution is compared with what is known.
+    :ivar rec: what notes it, from where it is new.
     :ivar memory_model: ``SC`` or ``TSO`` (`septum.machine.buffers`).
     :ivar buffers: the store buffers while tasks run under TSO; None under SC, and where
         nothing is buffered: in an atomic step, and while monitors look.
@@ -102,6 +103,7 @@ class Machine(Schedule):
         self._main: greenlet | None = None
         self._last: list[Event] = []
         self._last_bodies: Sequence[tuple[str, Callable[[], None]]] = ()
+        self._new = -1  # where the present run does what is not known
         self._known = 0  # how many events of `_last` the present run repeats
         self._known_acc: list[Access] = []
         self.rcu = Cell(self, "~rcu", ())  # callbacks not yet run
@@ -169,6 +171,10 @@ class Machine(Schedule):
         log.append(event)
         task.trail.append(position)
         if self.rec is not None:
+            self.rec.begin(position, op)
+        elif position == self._new:
+            assert self.memory is not None
+            self.rec = Recorder(self, self.memory)
             self.rec.begin(position, op)
         if self.history is not None:
             self.history = self.histories[task.id]
@@ -330,7 +336,7 @@ class Machine(Schedule):
                 self._sleep = learn.sleep
                 self.retries_folded = learn.retries_folded
                 return known
-        mark = self._begun = len(self.journal)
+        mark = self.begun = len(self.journal)
         self._prefix = prefix
         self._covered = covered
         self._limits = limits
@@ -351,8 +357,13 @@ class Machine(Schedule):
             self.histories = [[] for _ in self.tasks]
         self._way = Way(policy, len(self.tasks))
         self._main = getcurrent()
+        self.learning = learn is not None
+        self._new = -1
         if learn is not None:
-            self.rec = Recorder(self, learn, len(self.tasks))
+            if learn.begun:
+                self._new = len(learn.log)
+            else:
+                self.rec = Recorder(self, learn)
             for task in self.tasks:
                 task.rcu = Cell(self, f"~rcu {task.name}", 0)
         try:
@@ -364,6 +375,7 @@ class Machine(Schedule):
                 assert chosen.glet is not None
                 chosen = chosen.glet.switch()
             self.rec = None
+            self.learning = False
             pending = self._pending()
             self._kill()
             before, reached = len(self.findings), frozenset(self.reached)
@@ -386,6 +398,7 @@ class Machine(Schedule):
                 learn.learn(execution, prefix, sleep, covered, limits, lowest, judged)
         finally:
             self.rec = None
+            self.learning = False
             self._kill()
             self._known_acc.clear()
             self.rewind(mark)

@@ -140,11 +140,11 @@ class Memory(Walk):
         :raises MachineError: with the first difference.
         """
         known = self.run(prefix, sleep or {}, covered, limits, lowest, judged)
-        if known is None:
-            return
-        for n, (one, other) in enumerate(zip(known.events, execution.events, strict=False)):
+        for n, (one, other) in enumerate(zip(self.log, execution.events, strict=False)):
             if _facts(one) != _facts(other):
                 raise MachineError(f"step {n}, {other}, was {one} before: {DISCIPLINE}")
+        if known is None:
+            return
         same = [(f, f.place) for f in known.findings] == [(f, f.place) for f in execution.findings]
         pending = [_facts(e) for e in known.pending] == [_facts(e) for e in execution.pending]
         if not same or not pending or known.status != execution.status:
@@ -194,7 +194,7 @@ class Memory(Walk):
         """Who can run where a decision is due; notes who waits."""
         offs = self.offs = list(self.offs)
         enabled: list[int] = []
-        for task, node in enumerate(self._at):
+        for task, node in enumerate(self.at):
             if node.kind == END:
                 continue
             if self._enabled(task):
@@ -208,7 +208,7 @@ class Memory(Walk):
     ) -> tuple[int, str]:
         """Who comes next where no prefix says so, or why nobody does."""
         if not enabled:
-            waiting = any(node.kind != END for node in self._at)
+            waiting = any(node.kind != END for node in self.at)
             return -1, "unknown" if waiting else "complete"
         only: list[int] = []
         if self.rounds.starts:
@@ -259,12 +259,12 @@ class Memory(Walk):
 
     def _pending(self) -> list[Event]:
         pending = []
-        for task, node in enumerate(self._at):
+        for task, node in enumerate(self.at):
             if node.kind == END:
                 continue
             if node.kind == FATAL:
-                node = self._undo[step_start(self.log, self._own[task][-1])].node
-            event = Event(task, len(self._own[task]), node.op, node.obj)
+                node = self._undo[step_start(self.log, self.own[task][-1])].node
+            event = Event(task, len(self.own[task]), node.op, node.obj)
             event.off = self.offs[task]
             if node.could:
                 event.could = self._could(node)

@@ -258,7 +258,7 @@ class Page(Cell):
 
     def made(self) -> Iterable[Word]:
         """Every word that may hold anything but ``fill``."""
-        if self.m.rec is None:
+        if not self.m.learning:
             return self.words.values()
         return [self.word(i) for i in range(self.size)]  # which were made is chance
 

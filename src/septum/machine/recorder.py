@@ -38,30 +38,33 @@ __all__ = ["Recorder"]
 
 
 class Recorder:
-    """Grows the trees; told of everything by the machine's primitives."""
+    """Grows the trees; told of everything by the machine's primitives.
 
-    def __init__(self, m: Machine, memory: Memory, tasks: int) -> None:
+    It begins where the look-up gave up: at an event, or before there was any.
+    """
+
+    def __init__(self, m: Machine, memory: Memory) -> None:
         self.m = m
         self.memory = memory
         self.table = memory.table
-        self.at: list[Node] = list(memory.roots)
-        self.points: list[Node] = list(memory.roots)  # what each task waits to do
-        self.done: list[int] = [0] * tasks  # operations of the present node that were met
-        self.own: list[list[int]] = [[] for _ in range(tasks)]  # log positions of each task
+        begun = memory.at if memory.begun else memory.roots
+        self.points: list[Node] = list(begun)  # what each task waits to do
+        self.at: list[Node] = [node.next[0] if node.kind == POINT else node for node in begun]
+        self.done: list[int] = [0] * memory.tasks  # operations of the present node that were met
+        self.own: list[list[int]] = [list(mine) for mine in memory.own]
         self.known: set[int] = set()  # cells whose value the path of this step determines
         self.written = len(m.journal)
-        self.begun = len(m.journal)
         self.shown = False
         self._wait: tuple[Cell, Change, bool] | None = None
         self._since: dict[Cell, int] | None = None
-        self._compared: dict[int, tuple[Node, ...]] = {}  # by log position
+        self._compared = {at: places for at, (_, places) in memory.rounds.states}
 
     def _cell(self, cell: Cell) -> int:
         table = self.table
         cid = table.cells.get(cell.name)
         if cid is None:
             first = cell._v
-            for changed, old, _ in self.m.journal[self.begun :]:
+            for changed, old, _ in self.m.journal[self.m.begun :]:
                 if changed is cell:
                     first = old
                     break
@@ -138,16 +141,21 @@ class Recorder:
 
     def read(self, cell: Cell | None) -> None:
         """The running task looks at the value of ``cell``."""
-        if cell is None or self.m.current.id < 0:
+        m = self.m
+        if cell is None or m.current.id < 0:
             return
-        self._flush()
-        if cell is self.m.rcu:
+        if self.written != len(m.journal):
+            self._flush()
+        cid = self.table.cells.get(cell.name, -1)
+        if cid in self.known:
+            return
+        if cell is m.rcu:
             self.never()
             return
-        cid = self._cell(cell)
-        if cid not in self.known:
-            self.known.add(cid)
-            self._look(LOOK, cid, self.table.value(cid, cell._v))
+        if cid < 0:
+            cid = self._cell(cell)
+        self.known.add(cid)
+        self._look(LOOK, cid, self.table.value(cid, cell._v))
 
     def tried(self, cell: Cell, *, exclusive: bool) -> None:
         """It looks at whether a lock that is tried is free (for an ``exclusive`` holder)."""

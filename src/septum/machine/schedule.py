@@ -42,6 +42,7 @@ class Schedule:
         self.judges: tuple[str, ...] = ("septum.machine", "septum.explore")
         self.rounds: Rounds | None = None
         self.retries_folded = 0
+        self.learning = False
         self.rec: Recorder | None = None
         self.state_hook: Callable[[], bool] | None = None
         self.buffers: StoreBuffers | None = None
@@ -54,7 +55,7 @@ class Schedule:
         self.enabled_now: tuple[int, ...] = ()
         self._way = Way(CONTINUE, 0)
         self._limits = Limits()
-        self._begun = 0  # where in the journal the present run began
+        self.begun = 0  # where in the journal the present run began
         self._status = ""
         self._diverged = ""
 
@@ -219,7 +220,7 @@ class Schedule:
         if rounds.sure or not rounds.again(task.trail, length, self.log):
             return
         if self.opaque is not None and rounds.worth_a_look(task.id, task.op, task.obj):
-            shared = self.fingerprint(self._begun)
+            shared = self.fingerprint(self.begun)
             state = state_of(self.tasks, shared, task, self.opaque, rounds.places)
             earlier = [at for at, known in rounds.states if known[0] == state[0]]
             rounds.seen(len(self.log), state)
@@ -331,5 +332,5 @@ class Schedule:
     def could_go_on(self, word: Cell, done: Callable[[Any], bool]) -> Could:
         """What `could.could_go_on` says.  A change may be part of a larger step, so the
         journal tells."""
-        mine = [(old, wseq) for cell, old, wseq in self.journal[self._begun :] if cell is word]
+        mine = [(old, wseq) for cell, old, wseq in self.journal[self.begun :] if cell is word]
         return could_go_on(word.name, [*mine, (word._v, word.wseq)], self.log, done)

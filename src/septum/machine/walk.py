@@ -98,8 +98,8 @@ class Walk:
         self._now: list[int] = []  # the value of each cell,
         self._wseq: list[int] = []  # and where in the log it was last changed
         self._undo: list[Undo] = []
-        self._at: list[Node] = list(self.roots)
-        self._own: list[list[int]] = [[] for _ in range(tasks)]
+        self.at: list[Node] = list(self.roots)
+        self.own: list[list[int]] = [[] for _ in range(tasks)]
         self._halted = False
         self._given_up: list[int] = []  # where `_pick` let nobody repeat what had been done
 
@@ -128,8 +128,8 @@ class Walk:
             cid, vid, wseq = journal.pop()
             self._now[cid] = vid
             self._wseq[cid] = wseq
-        self._at[undo.task] = undo.node
-        self._own[undo.task].pop()
+        self.at[undo.task] = undo.node
+        self.own[undo.task].pop()
         self.offs = undo.offs
         del self.findings[undo.findings :]
         del self.reached[undo.reached :]
@@ -162,14 +162,14 @@ class Walk:
     ) -> bool:
         """One event of the task, and the choices in it; False, and nothing has happened, if
         it is not known what it does."""
-        node = self._at[task]
+        node = self.at[task]
         position = len(self.log)
-        event = Event(task, len(self._own[task]), node.op, node.obj)
+        event = Event(task, len(self.own[task]), node.op, node.obj)
         event.off = self.offs[task]
         event.enabled = enabled
         self._undo.append(undo.of(task, node))
         self.log.append(event)
-        self._own[task].append(position)
+        self.own[task].append(position)
         if node.since is not None:
             event.since = {
                 self.table.names[cid]: self._position(task, own) for cid, own in node.since
@@ -213,7 +213,7 @@ class Walk:
                         return False
                     node = node.next.get(event.choice)
                 else:
-                    self._at[task] = node
+                    self.at[task] = node
                     self._halted = kind == FATAL
                     return True
         return False
@@ -253,7 +253,7 @@ class Walk:
 
     def _choose(self, node: Node, task: int, prefix: Sequence[Decision]) -> Event | None:
         position = len(self.log)
-        event = Event(task, len(self._own[task]), "choose", node.op)
+        event = Event(task, len(self.own[task]), "choose", node.op)
         event.off = self.offs[task]
         choice = prefix[position].choice if position < len(prefix) else 0
         if choice >= len(node.options):
@@ -262,16 +262,16 @@ class Walk:
         event.options = node.options
         event.seen = node.options[choice]
         # Undone together with the event that it is part of.
-        self._undo.append(Undo(self).of(task, self._at[task]))
+        self._undo.append(Undo(self).of(task, self.at[task]))
         self.log.append(event)
-        self._own[task].append(position)
+        self.own[task].append(position)
         return event
 
     def _position(self, task: int, own: int) -> int:
-        return self._own[task][own] if own >= 0 else -1
+        return self.own[task][own] if own >= 0 else -1
 
     def _enabled(self, task: int) -> bool:
-        node = self._at[task]
+        node = self.at[task]
         if node.wait is not None:
             vid = self._now[node.cid]
             known = node.ready.get(vid)
@@ -297,9 +297,9 @@ class Walk:
     def _look(self, task: int) -> bool:
         """As `Machine._look`, where a task has announced its next event; False: it is not
         known whether the execution was in this state before."""
-        length = self._at[task].length
+        length = self.at[task].length
         rounds = self.rounds
-        if not length or not rounds.again(self._own[task], length, self.log):
+        if not length or not rounds.again(self.own[task], length, self.log):
             return True
         if len(rounds.states) >= LOOKS:
             return False
@@ -313,7 +313,7 @@ class Walk:
         if starts:
             rounds.starts = starts
             rounds.period = rounds.until = 0
-        rounds.states.append((len(self.log), (len(self.journal), tuple(self._at))))
+        rounds.states.append((len(self.log), (len(self.journal), tuple(self.at))))
         return True
 
     def _as_at(self, position: int, journal: int, then: Places) -> bool | None:
@@ -324,16 +324,16 @@ class Walk:
                 seen.add(cid)
                 if self.table.differs(cid, old, self._now[cid]):
                     return False
-        for one, other in zip(then, self._at, strict=True):
+        for one, other in zip(then, self.at, strict=True):
             if one.op != other.op or one.obj != other.obj or one.kind != other.kind:
                 return False
         if self.log[position].enabled != tuple(self._can_run()):
             return False
-        return self.same.get((then, tuple(self._at)))
+        return self.same.get((then, tuple(self.at)))
 
     def _can_run(self) -> list[int]:
         return [
-            task for task, node in enumerate(self._at) if node.kind != END and self._enabled(task)
+            task for task, node in enumerate(self.at) if node.kind != END and self._enabled(task)
         ]
 
 
