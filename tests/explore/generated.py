@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from traces import past_of, trace_of
 
 from septum.explore import MachineProgram, Options, search
-from septum.explore.outcomes import NondeterminismError
 from septum.machine import RCU, SRCU, Execution, Machine, Mutex, RWLock, TryLock, Word
 from septum.machine.sync import wait_until
 
@@ -196,6 +195,54 @@ def _bug_locked(p: _Parts, w: Word, v: int, note: Note) -> None:
     p.lock.write_unlock()
 
 
+def _bug_in_mutex(p: _Parts, w: Word, v: int, note: Note) -> None:
+    """Others wait for what it leaves locked."""
+    p.mutex.lock()
+    _bug(p, w, v, note)
+    p.mutex.unlock()
+
+
+def _bug_tried(p: _Parts, w: Word, v: int, note: Note) -> None:
+    """Others fail to take what it leaves locked."""
+    with p.m.step("try", "T"):
+        got = p.tried.try_excl()
+    note(got)
+    if got:
+        _bug(p, w, v, note)
+        with p.m.step("drop", "T"):
+            p.tried.drop_excl()
+
+
+def _bug_inside(p: _Parts, w: Word, v: int, note: Note) -> None:
+    """In the middle of an atomic step, after a change."""
+    with p.m.step("step", "bug"):
+        seen = int(w.read())
+        p.gate.poke(int(p.gate.peek()) + 1)
+        if seen == v:
+            p.m.fatal("BUG:i", f"{w.name} is {v}")
+        w.write(seen + 1)
+
+
+def _bug_srcu(p: _Parts, w: Word, v: int, note: Note) -> None:
+    """In a section that others wait for."""
+    token = p.srcu.read_lock()
+    _bug(p, w, v, note)
+    p.srcu.read_unlock(token)
+
+
+def _bug_chosen(p: _Parts, w: Word, v: int, note: Note) -> None:
+    """For one option."""
+    note(w.read())
+    if p.m.choose("b", (0, 1)) == 1 and int(w.peek()) != v:
+        p.m.fatal("BUG:c", f"{w.name} is not {v}")
+
+
+def _raises(p: _Parts, w: Word, v: int, note: Note) -> None:
+    """An error of the model ends executions, too."""
+    if w.read() == v:
+        raise ValueError(f"{w.name} is {v}")
+
+
 def _section(p: _Parts, w: Word, v: int, note: Note) -> None:
     p.rcu.read_lock()
     note(w.read())
@@ -254,6 +301,12 @@ _RUN: dict[str, Callable[[_Parts, Word, int, Note], None]] = {
     "step": _both,
     "bug": _bug,
     "lbug": _bug_locked,
+    "mbug": _bug_in_mutex,
+    "tbug": _bug_tried,
+    "ibug": _bug_inside,
+    "sbug": _bug_srcu,
+    "cbug": _bug_chosen,
+    "raise": _raises,
     "rcu": _section,
     "srcu": _srcu_section,
     "scount": _srcu_counts,
@@ -297,6 +350,8 @@ _PALETTES = (
     ("until", "set", "flag", "rend", "runtil", "gate", "wpoke", "wlock"),
     ("srcu", "scount", "sync", "write"),
     BUGS,
+    ("bug", "lbug", "mbug", "tbug", "ibug", "raise", "write", "add", "mutex", "tryx", "gate"),
+    ("sbug", "scount", "sync", "write", "cbug", "ibug", "until2"),
 )
 
 
@@ -343,7 +398,6 @@ def compare(spec: Spec, *, states: int = 6000, naive: int = 400) -> Compared:
     :raises AssertionError: they differ.
     """
     program = build(spec)
-    ending = sum(any(kind in ("bug", "lbug") for kind, _, _ in task) for task in spec.tasks)
     told: set[object] = set()
     brute = search(
         program,
@@ -368,12 +422,7 @@ def compare(spec: Spec, *, states: int = 6000, naive: int = 400) -> Compared:
         if execution.status == "complete":
             finals.add(execution.fingerprint)
 
-    try:
-        reduced = search(program, on_execution=keep)
-    except NondeterminismError:
-        if spec.model == "TSO" and ending:
-            return Compared(0, brute.executions, 0, [], given_up=True)  # test_limits.py
-        raise
+    reduced = search(program, on_execution=keep)
     program.run = run  # type: ignore[method-assign]
     assert reduced.complete
     assert finals == brute.finals, "final states differ"
@@ -392,11 +441,11 @@ def compare(spec: Spec, *, states: int = 6000, naive: int = 400) -> Compared:
     if spec.model == "SC":
         # With two tasks, outcomes are remembered only if the first execution had a choice.
         late = len(spec.tasks) == 2 and any(
-            kind in ("choose", "gchosen") for task in spec.tasks for kind, _, _ in task
+            kind in ("choose", "gchosen", "cbug") for task in spec.tasks for kind, _, _ in task
         )
         assert late or reduced.blocked == 0, "blocked runs"
         assert max(seen.values(), default=1) == 1, "a trace was executed twice"
-        if every.complete and ending < 2:  # else: test_limits.py
+        if every.complete:
             assert set(seen) == traces, "not the traces"
             assert ended == ends, "not the ways to BUG()"
     return Compared(

@@ -80,8 +80,6 @@ class Node:
         level = self.level
         gone = set(lent.gone)
         level.todo = [w for w in level.todo if w.name not in gone]
-        level.held.update(lent.held)
-        level.cut = lent.cut
         if lent.explored:
             level.explored = True
             level.sleep[lent.key] = lent.foot
@@ -304,10 +302,9 @@ class Frontier:
 
 
 def _copy(level: Level, opens: Iterable[tuple[Out, tuple[int, ...] | None]]) -> Level:
-    out = Level(dict(level.sleep), dict(level.held))
+    out = Level(dict(level.sleep))
     out.todo = [bare(wakeup) for wakeup in level.todo]
     out.known = set(level.known)
-    out.cut = list(level.cut)
     out.explored = level.explored
     out.done = level.done
     out.runs = level.runs

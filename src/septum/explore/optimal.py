@@ -10,8 +10,9 @@ dynamic partial order reduction", JACM 64(4), 2017, algorithm 2.  Deviations
 * What a reversed step will do is seen when it is run.  If its trace turns out to be
   covered, the run ends there (status ``covered``).
 * The other options of a choice are scheduled as the reversals of a race are.
-* After BUG() nothing runs any more, so the task that hit it is held back, until a step
-  that it depends on lets it act otherwise.
+* BUG() ends an execution, and says nothing about the other tasks.  So the tree is that of
+  the program in which it ends only its task; what is judged and counted are the executions
+  that it ends (`shown`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Final
 
 from mypy_extensions import mypyc_attr
 
+from septum.explore.halts import shown
 from septum.explore.outcomes import NondeterminismError, Outcomes
 from septum.explore.program import Program
 from septum.explore.races import Analysis, Race
@@ -42,10 +44,10 @@ Out = tuple[int, ...]  # steps that are to come later, first step first
 class Level:
     """A state on the current branch: the step taken and what else is tried from it.
 
-    ``sleep``: steps from which everything was explored.  ``held``: steps that end in
-    BUG().  ``todo``: sequences still to be explored, ``known`` what was ever put there.
+    ``sleep``: steps from which everything was explored.
+    ``todo``: sequences still to be explored, ``known`` what was ever put there.
     ``open``: races (or choices) whose last step this is and that later executions may
-    see otherwise; ``cut``: races of steps held here, with their clocks.  ``explored``:
+    see otherwise.  ``explored``:
     an execution went to its end below this level; ``fresh``: below the present step.
     ``done``: how many sequences are over, and
     ``runs`` the executions below levels that were left.  For `estimate`: how often a sequence
@@ -55,12 +57,10 @@ class Level:
 
     __slots__ = (
         "asked",
-        "cut",
         "done",
         "explored",
         "fresh",
         "had",
-        "held",
         "hoped",
         "known",
         "open",
@@ -70,14 +70,12 @@ class Level:
         "todo",
     )
 
-    def __init__(self, sleep: dict[Key, Footprint], held: dict[int, Step]) -> None:
+    def __init__(self, sleep: dict[Key, Footprint]) -> None:
         self.step: Step | None = None
         self.sleep = sleep
-        self.held = held
         self.todo: list[Wakeup] = []
         self.known: set[tuple[Key, ...]] = set()
         self.open: list[tuple[Out, tuple[int, ...] | None]] = []
-        self.cut: list[tuple[Out, Step, list[int]]] = []
         self.explored = False
         self.fresh = False
         self.done = 0
@@ -179,8 +177,6 @@ class Explorer:
         elif execution.status == "matched":  # what led there was looked at when it was planned
             for i in range(base, last + 1):
                 self._options(i)
-        elif execution.status == "halted" and self._hold(execution, last):
-            self._later(base, last, races)
         else:
             if last >= 0:
                 self.levels[last].fresh = True
@@ -199,37 +195,8 @@ class Explorer:
         """The level of a new step, made if the branch has not been there."""
         levels = self.levels
         if depth == len(levels):
-            levels.append(_below(levels[-1]) if levels else Level({}, {}))
+            levels.append(_below(levels[-1]) if levels else Level({}))
         return levels[depth]
-
-    def _hold(self, execution: Execution, last: int) -> bool:
-        """BUG(): hold its task back, and let the others go on without it."""
-        level = self.levels[last]
-        step = level.step
-        assert step is not None
-        others = [
-            t for t in execution.events[step.at].enabled if t != step.task and t not in level.held
-        ]
-        if not others or step.since is not None:
-            return False
-        level.held[step.task] = step
-        if not level.todo and not level.explored:
-            move = Move((others[0], ()), {}, [Decision(others[0])], False)
-            level.todo.append(Wakeup([move], True))
-        return True
-
-    def _later(self, base: int, last: int, races: list[Race]) -> None:
-        """What came before a step that is held is looked at when the branch that goes on
-        without it ends; its own races now, and again then."""
-        step, clock = self.analysis.steps[last], self.analysis.clocks[last]
-        for out, i in races:
-            if i != last:
-                self.levels[i].open.append((out, None))
-            elif not self._reverse(out, i, None):
-                self.levels[last].cut.append((out, step, clock))
-        for i in range(base, last):
-            self._options(i, later=True)
-        self._options(last)
 
     def _analyse(self, execution: Execution, base: int, races: list[Race]) -> None:
         """Reverse the races of a maximal execution, and take the other options."""
@@ -238,10 +205,6 @@ class Explorer:
             level = levels[i]
             if level.open:
                 level.open = [(out, o) for out, o in level.open if not self._reverse(out, i, o)]
-            if level.cut:
-                level.cut = [
-                    (out, s, c) for out, s, c in level.cut if not self._before(out, i, s, c)
-                ]
         for out, i in races:
             if not self._reverse(out, i, None):
                 levels[i].open.append((out, None))
@@ -257,13 +220,8 @@ class Explorer:
         counts: dict[int, int] = {}
         for step in analysis.steps:
             counts[step.task] = step.number + 1
-        held = self.levels[length - 1].held if length else {}
         for event in execution.pending:
-            known = held.get(event.task)
-            if known is not None:
-                pending: Step | None = known
-            else:
-                pending = pending_step(event, counts.get(event.task, 0))
+            pending = pending_step(event, counts.get(event.task, 0))
             if pending is not None:
                 races: list[Race] = []
                 analysis.add(pending, races, pending=True)
@@ -271,8 +229,8 @@ class Explorer:
                     self._reverse(out, i, None)
                 analysis.cut(length)
 
-    def _options(self, j: int, *, later: bool = False) -> None:
-        """Plan the options that step ``j`` did not take; or do so later."""
+    def _options(self, j: int) -> None:
+        """Plan the options that step ``j`` did not take."""
         step = self.levels[j].step
         assert step is not None
         taken = tuple([option for option, _ in step.choices])
@@ -280,7 +238,7 @@ class Explorer:
             for other in range(options):
                 if other != option:
                     picks = (*taken[:n], other)
-                    if later or not self._reverse((j,), j, picks):
+                    if not self._reverse((j,), j, picks):
                         self.levels[j].open.append(((j,), picks))
 
     def _reverse(self, out: Out, i: int, picks: tuple[int, ...] | None) -> bool:
@@ -290,22 +248,6 @@ class Explorer:
         step = analysis.steps[i]
         free = analysis.staying(out, step)
         return self._plan(out[0], step, analysis.clocks[i], free, picks)
-
-    def _before(self, out: Out, at: int, step: Step, clock: list[int]) -> bool:
-        """The same for a race of a step that is held: it would have come at ``at``."""
-        free = [
-            k
-            for k in self.analysis.staying(out, step)
-            if k < at
-            or (self.analysis.steps[k].task != step.task and not self._follows(k, at, step))
-        ]
-        return self._plan(out[0], step, clock, free, None)
-
-    def _follows(self, k: int, at: int, step: Step) -> bool:
-        """Whether step ``k`` comes after ``step``, had that been taken at ``at``."""
-        steps, clocks = self.analysis.steps, self.analysis.clocks
-        after = [n for n in range(at, k + 1) if clash(steps[n].foot, step.foot)]
-        return any(clocks[k][steps[n].task] > steps[n].number for n in after)
 
     def _plan(
         self,
@@ -427,14 +369,12 @@ class Explorer:
         self.planned = moves[:-1]
         self.prefix = self.path[: self._position(base)]
         sleep = list(level.sleep.items())
-        held = [(t, s.foot) for t, s in level.held.items()]
         for move in moves:
             self.prefix.extend(move.decisions)
         for move in moves[:-1]:
             sleep = [(k, f) for k, f in sleep if k[0] != move.task and not clash(f, move.foot)]
-            held = [(t, f) for t, f in held if t != move.task and not clash(f, move.foot)]
         self.covered = [f for k, f in sleep if k[0] != moves[-1].task]
-        self.sleep = {t: f for t, f in held if t != moves[-1].task}
+        self.sleep = {}
 
     def _position(self, depth: int) -> int:
         steps = self.analysis.steps
@@ -479,13 +419,8 @@ def _below(level: Level) -> Level:
     """The level after the present step of ``level``."""
     step = level.step
     assert step is not None
-    if not level.sleep and not level.held:
-        return Level({}, {})
     task, foot = step.task, step.foot
-    return Level(
-        {k: f for k, f in level.sleep.items() if k[0] != task and not clash(f, foot)},
-        {t: s for t, s in level.held.items() if t != task and not clash(s.foot, foot)},
-    )
+    return Level({k: f for k, f in level.sleep.items() if k[0] != task and not clash(f, foot)})
 
 
 def explore(
@@ -514,14 +449,20 @@ def explore(
     bounds: list[str] = []
     while True:
         execution = program.run(
-            explorer.prefix, explorer.sleep, policy, limits, covered=explorer.covered
+            explorer.prefix,
+            explorer.sleep,
+            policy,
+            limits,
+            covered=explorer.covered,
+            survivors=True,
         )
-        result.take(execution)
-        if on_execution is not None:
-            on_execution(execution)
         if execution.status == "limit" and "steps per execution" not in bounds:
             bounds.append("steps per execution")
         explorer.take(execution)
+        for n, seen in enumerate(shown(program, execution, explorer.analysis.steps, limits)):
+            result.take(seen, again=n > 0)
+            if on_execution is not None:
+                on_execution(seen)
         if progress is not None:
             result.seconds = perf_counter() - begun
             progress(result)

@@ -21,7 +21,7 @@ class Program(Protocol):
     something dependent on it.  ``covered`` are the footprints of steps from which
     everything was explored: if the last step of the prefix commutes with one of them,
     the execution ends there.  The runner decides both from the dependency table
-    (septum.machine.dependency).
+    (septum.machine.dependency).  ``survivors``: BUG() ends only the task that hits it.
     """
 
     def run(
@@ -32,6 +32,7 @@ class Program(Protocol):
         limits: Limits = DEFAULT_LIMITS,
         *,
         covered: Sequence[Footprint] = (),
+        survivors: bool = False,
     ) -> Execution: ...
 
 
@@ -78,9 +79,10 @@ class MachineProgram:
         *,
         fingerprint: bool = False,
         covered: Sequence[Footprint] = (),
+        survivors: bool = False,
     ) -> Execution:
         return self.machine.run(
-            self.bodies, prefix, sleep, policy, limits, self.settle, fingerprint, covered
+            self.bodies, prefix, sleep, policy, limits, self.settle, fingerprint, covered, survivors
         )
 
 

@@ -86,14 +86,16 @@ class SearchResult:
         """Executions that ran to an end."""
         return self.executions - self.blocked - self.matched
 
-    def take(self, execution: Execution) -> None:
-        """Count an execution and keep its findings."""
-        self.executions += 1
-        self.steps += len(execution.events)
-        if execution.status == "covered":
-            self.blocked += 1
-        elif execution.status == "matched":
-            self.matched += 1
+    def take(self, execution: Execution, *, again: bool = False) -> None:
+        """Count an execution, unless it only shows ``again`` what one has that was counted, with
+        another end, and keep its findings."""
+        if not again:
+            self.executions += 1
+            self.steps += len(execution.events)
+            if execution.status == "covered":
+                self.blocked += 1
+            elif execution.status == "matched":
+                self.matched += 1
         self.reached |= execution.reached
         if execution.findings:
             decisions = execution.decisions

@@ -15,6 +15,7 @@ from septum.machine import Decision, Event
 from septum.machine.dependency import (
     ADD,
     AWAIT,
+    EMPTY,
     EXCL,
     EXCL_REL,
     PUT,
@@ -30,6 +31,7 @@ from septum.machine.dependency import (
 
 __all__ = ["Step", "pending_step", "picks_of", "steps_of"]
 
+_SURE = frozenset({READ, WRITE, ADD, AWAIT, WAIT, SHARED, EXCL, SHARED_REL, EXCL_REL})
 _STORES = frozenset({"write", "xchg", "fetch_and", "fetch_or", "fetch_add"})
 
 
@@ -80,13 +82,19 @@ class Step:
 
     @property
     def certain(self) -> Footprint:
-        """What the step does whatever it finds: at least its first access."""
-        name, kind = self.acc[0] if self.acc else ("", READ)
-        if kind in (READ, WRITE):
-            kind = WRITE if self.op in _STORES else READ
-        elif kind not in (ADD, AWAIT, WAIT, SHARED, EXCL, SHARED_REL, EXCL_REL):
-            return {}
-        return {name: 1 << kind} if self.acc else {}
+        """What the step does whatever it finds: at least its first access, and under TSO it
+        waits for the own store buffer before."""
+        foot: Footprint = {}
+        for name, kind in self.acc:
+            if kind == EMPTY:
+                foot[name] = 1 << EMPTY
+                continue
+            if kind in (READ, WRITE):
+                kind = WRITE if self.op in _STORES else READ
+            if kind in _SURE:
+                foot[name] = 1 << kind
+            break
+        return foot
 
     @property
     def picks(self) -> tuple[int, ...]:
@@ -143,5 +151,5 @@ def pending_step(event: Event, number: int) -> Step | None:
     step = Step(event, number, -1)
     if any(how == PUT for _, how in event.acc):
         return None  # the stores that it waits for are nowhere in the execution
-    step.acc = [(event.obj, kind), *event.acc]
+    step.acc = [*event.acc, (event.obj, kind)]
     return step

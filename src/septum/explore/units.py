@@ -18,7 +18,8 @@ from time import perf_counter
 
 from mypy_extensions import mypyc_attr
 
-from septum.explore.optimal import Explorer, Level, Out
+from septum.explore.halts import shown
+from septum.explore.optimal import Explorer, Level
 from septum.explore.program import MachineProgram
 from septum.explore.result import SearchResult
 from septum.explore.search import no_collector, remembering
@@ -103,8 +104,6 @@ class _Part(Explorer):
             Early(step.foot if step is not None else {}),
             step is not None and explored,
             [name for name in waiting if name not in left],
-            level.held,
-            level.cut,
         )
 
 
@@ -139,15 +138,12 @@ UNIT = Size()
 @dataclass(slots=True)
 class Lent:
     """What became of the level that was lent: the step taken there and its footprint, and
-    whether something was explored below it; the names of the plans that went with it; steps
-    held back there, and their races."""
+    whether something was explored below it; the names of the plans that went with it."""
 
     key: Key
     foot: Early
     explored: bool
     gone: list[Name]
-    held: dict[int, Step]
-    cut: list[tuple[Out, Step, list[int]]]
 
 
 @mypyc_attr(serializable=True)
@@ -195,15 +191,21 @@ def explore_unit(
     with no_collector(), remembering(program):
         while True:
             execution = program.run(
-                explorer.prefix, explorer.sleep, CONTINUE, limits, covered=explorer.covered
+                explorer.prefix,
+                explorer.sleep,
+                CONTINUE,
+                limits,
+                covered=explorer.covered,
+                survivors=True,
             )
-            result.take(execution)
             result.folded = result.folded or machine.retries_folded > 0
             if execution.status == "limit":
                 result.bounds_hit = ["steps per execution"]
             if execution.status == "held" and _kept_out(machine.sleeping):
                 result.blocked += 1
             explorer.take(execution)
+            for n, seen in enumerate(shown(program, execution, explorer.analysis.steps, limits)):
+                result.take(seen, again=n > 0)
             out.choices = out.choices or any(step.choices for step in explorer.analysis.steps)
             if not explorer.next():
                 break

@@ -19,7 +19,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from greenlet import getcurrent, greenlet
 from mypy_extensions import mypyc_attr
@@ -76,6 +76,7 @@ class Machine(Schedule):
     :ivar opaque: modules whose frames say nothing about where a task is (None: none do, so
         states are not compared, `septum.machine.rounds`).
     :ivar remembers: executions that hold nothing new are looked up (`septum.machine.known`).
+    :ivar halts: log positions at which BUG() ended a task in this execution.
     :ivar learning: the present execution is compared with what is known.
     :ivar rec: what notes it, from where it is new.
     :ivar memory_model: ``SC`` or ``TSO`` (`septum.machine.buffers`).
@@ -106,6 +107,7 @@ class Machine(Schedule):
         self._new = -1  # where the present run does what is not known
         self._known = 0  # how many events of `_last` the present run repeats
         self._known_acc: list[Access] = []
+        self._survivors = False
         self.rcu = Cell(self, "~rcu", ())  # callbacks not yet run
 
     # --- events ----------------------------------------------------------------
@@ -232,16 +234,37 @@ class Machine(Schedule):
 
     # --- findings and reachability ------------------------------------------------
 
-    def fatal(self, rule: str, message: str, obj: str = "") -> None:
+    def fatal(self, rule: str, message: str, obj: str = "") -> NoReturn:
         """Record a finding and end the execution (BUG())."""
         self.report(rule, message, obj)
-        self._status = "halted"
+        self.die()
+
+    def die(self) -> NoReturn:
+        """End the running task, and with it the execution, unless others are to survive it
+        (`run`).  The task keeps its locks, and is not unwound before the execution is over."""
         if self.rec is not None:
             self.rec.end(fatal=True)
         if self.exploring and getcurrent() is not self._main and not self.dead:
             assert self._main is not None
-            self._main.switch(None)
+            self._main.switch(self._survivor())
+        else:
+            self._status = "halted"
         raise Halt
+
+    def _survivor(self) -> Task | None:
+        """The running task is dead: who goes on, if anybody does."""
+        here = getcurrent()
+        task = next(t for t in self.tasks if t.glet is here)
+        self.halts.append(len(self.log) - 1)
+        if not self._survivors or not task.started:
+            self._status = "halted"
+            return None
+        task.done = True
+        self._atomic.depth = 0
+        self._atomic.outer = False
+        self.interleaving = True
+        self.buffers = self._all_buffers
+        return self._schedule()
 
     def buffered_sections(self) -> set[tuple[int, int]]:
         """RCU sections (task, number) whose stores still wait in a buffer."""
@@ -314,6 +337,7 @@ class Machine(Schedule):
         settle: Callable[[], None] | None = None,
         fingerprint: bool = False,
         covered: Sequence[Footprint] = (),
+        survivors: bool = False,
     ) -> Execution:
         """Execute the tasks once and rewind all state.
 
@@ -326,12 +350,14 @@ class Machine(Schedule):
             them, the execution ends with it.
         :param settle: called in sequential mode after the last event, to judge.
         :param fingerprint: keep the state after the last event, before ``settle``.
+        :param survivors: BUG() ends only the task that hits it, and what comes after it is not
+            judged: for explorers, who want to know what the other tasks would have done.
         """
         self._sleep = dict(sleep) if sleep else {}
         lowest = policy.kind == "lowest"
         learn = self._remembered(bodies, policy, settle, fingerprint)
         if learn is not None:
-            known = learn.run(prefix, self._sleep, covered, limits, lowest)
+            known = learn.run(prefix, self._sleep, covered, limits, lowest, survivors)
             if known is not None and learn.trusted():
                 self._sleep = learn.sleep
                 self.retries_folded = learn.retries_folded
@@ -346,6 +372,8 @@ class Machine(Schedule):
         self.log = []
         self.findings = []
         self.reached = set()
+        self.halts = []
+        self._survivors = survivors
         self.retries_folded = 0
         self.seq = -1
         self.dead = False
@@ -380,7 +408,7 @@ class Machine(Schedule):
             self._kill()
             before, reached = len(self.findings), frozenset(self.reached)
             state = self.fingerprint(mark) if fingerprint else None
-            if settle is not None and self._status == "complete":
+            if settle is not None and self._status == "complete" and not self.halts:
                 with suppress(Halt):  # BUG() in the epilogue is recorded as a finding
                     settle()
             execution = Execution(
@@ -391,11 +419,12 @@ class Machine(Schedule):
                 self._diverged,
                 state,
                 frozenset(self.reached),
+                self.halts,
             )
             self._last = self.log
             if learn is not None:
                 judged = execution.findings[before:], execution.reached - reached
-                learn.learn(execution, prefix, sleep, covered, limits, lowest, judged)
+                learn.learn(execution, prefix, sleep, covered, limits, lowest, survivors, judged)
         finally:
             self.rec = None
             self.learning = False
@@ -492,8 +521,7 @@ class Machine(Schedule):
                 "EXCEPTION",
                 f"{type(error).__name__}: {error} ({at.name}, line {at.lineno})",
             )
-            self._status = "halted"
-            return None
+            return self._survivor()
         task.done = True
         if self.rec is not None:
             self.rec.end()

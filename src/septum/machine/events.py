@@ -154,7 +154,8 @@ class Execution:
     ``deadlock`` (all wait for locks), ``stuck`` (some
     await what no one will change), ``livelock`` (a fair cycle of states), ``matched`` (in a
     state that was met before), ``limit``, ``halted`` (BUG), ``diverged`` (the
-    prefix named a task that could not run).
+    prefix named a task that could not run).  ``halts``: log positions of the last events of
+    tasks that BUG() ended.
     """
 
     events: list[Event]
@@ -164,6 +165,7 @@ class Execution:
     diverged: str = ""
     fingerprint: Hashable = None
     reached: frozenset[str] = frozenset()
+    halts: list[int] = field(default_factory=list)
 
     @property
     def decisions(self) -> list[Decision]:

@@ -81,6 +81,7 @@ class Memory(Walk):
         covered: Sequence[Footprint],
         limits: Limits,
         lowest: bool,
+        survivors: bool,
         judged: Judged | None = None,
     ) -> Execution | None:
         """The execution that `Machine.run` would give; None: it is not known.
@@ -97,19 +98,21 @@ class Memory(Walk):
         given_up = self._given_up
         if given_up and given_up[0] < len(prefix):  # there nobody is picked any more
             same = min(same, given_up[0])
+        if self.halts and not survivors:
+            same = min(same, self.halts[0] + 1)
         self._rewind(same)
         self.sleep = dict(sleep)
         self._covered = covered
         status = ""
         while not status:
-            status = self._next(prefix, limits, lowest)
+            status = self._next(prefix, limits, lowest, survivors)
         self.retries_folded = self.folded + (status == "matched")
         if status in ("unknown", "diverged"):
             return None
-        pending = [] if status == "complete" else self._pending()
+        pending = [] if status == "complete" else self._pending(survivors)
         findings = list(self.findings)
         reached = set(self.reached)
-        if status == "complete":
+        if status == "complete" and not self.halts:
             state = self._state()
             if judged is not None:
                 self._judged[state] = judged
@@ -119,7 +122,16 @@ class Memory(Walk):
             at = len(self.log) - 1
             findings += [replace(f, step=at) for f in known[0]]
             reached.update(known[1])
-        return Execution(list(self.log), status, findings, pending, "", None, frozenset(reached))
+        return Execution(
+            list(self.log),
+            status,
+            findings,
+            pending,
+            "",
+            None,
+            frozenset(reached),
+            list(self.halts),
+        )
 
     def _state(self) -> tuple[tuple[int, ...], tuple[tuple[str, str], ...]]:
         """What the judgement of a settled state depends on."""
@@ -133,13 +145,14 @@ class Memory(Walk):
         covered: Sequence[Footprint],
         limits: Limits,
         lowest: bool,
+        survivors: bool,
         judged: Judged,
     ) -> None:
         """Compare an execution in earnest with what the trees say by now.
 
         :raises MachineError: with the first difference.
         """
-        known = self.run(prefix, sleep or {}, covered, limits, lowest, judged)
+        known = self.run(prefix, sleep or {}, covered, limits, lowest, survivors, judged)
         for n, (one, other) in enumerate(zip(self.log, execution.events, strict=False)):
             if _facts(one) != _facts(other):
                 raise MachineError(f"step {n}, {other}, was {one} before: {DISCIPLINE}")
@@ -147,7 +160,8 @@ class Memory(Walk):
             return
         same = [(f, f.place) for f in known.findings] == [(f, f.place) for f in execution.findings]
         pending = [_facts(e) for e in known.pending] == [_facts(e) for e in execution.pending]
-        if not same or not pending or known.status != execution.status:
+        ends = known.status == execution.status and known.halts == execution.halts
+        if not same or not pending or not ends:
             raise MachineError(f"an execution ended otherwise than before: {DISCIPLINE}")
         if len(known.events) != len(execution.events):
             raise MachineError(f"an execution had another length before: {DISCIPLINE}")
@@ -159,10 +173,11 @@ class Memory(Walk):
         prefix: Sequence[Decision],
         limits: Limits,
         lowest: bool,
+        survivors: bool,
     ) -> str:
         """One step, as `Machine._schedule` would have it; why there is none."""
         position = len(self.log)
-        if self._halted:
+        if self.halts and not survivors:
             return "halted"
         following = position < len(prefix)
         starts = self.rounds.starts
@@ -195,7 +210,7 @@ class Memory(Walk):
         offs = self.offs = list(self.offs)
         enabled: list[int] = []
         for task, node in enumerate(self.at):
-            if node.kind == END:
+            if node.kind in (END, FATAL):
                 continue
             if self._enabled(task):
                 enabled.append(task)
@@ -208,7 +223,7 @@ class Memory(Walk):
     ) -> tuple[int, str]:
         """Who comes next where no prefix says so, or why nobody does."""
         if not enabled:
-            waiting = any(node.kind != END for node in self.at)
+            waiting = any(node.kind not in (END, FATAL) for node in self.at)
             return -1, "unknown" if waiting else "complete"
         only: list[int] = []
         if self.rounds.starts:
@@ -257,10 +272,10 @@ class Memory(Walk):
         current = self.log[-1].task if position else 0
         return current if current in candidates else candidates[0]
 
-    def _pending(self) -> list[Event]:
+    def _pending(self, survivors: bool) -> list[Event]:
         pending = []
         for task, node in enumerate(self.at):
-            if node.kind == END:
+            if node.kind == END or (survivors and node.kind == FATAL):
                 continue
             if node.kind == FATAL:
                 node = self._undo[step_start(self.log, self.own[task][-1])].node

@@ -38,6 +38,7 @@ class Schedule:
         self.current = self.sequential
         self.findings: list[Finding] = []
         self.reached: set[str] = set()
+        self.halts: list[int] = []
         self.opaque: tuple[str, ...] | None = ("septum.machine", "septum.explore")
         self.judges: tuple[str, ...] = ("septum.machine", "septum.explore")
         self.rounds: Rounds | None = None
@@ -92,13 +93,16 @@ class Schedule:
     # --- findings and reachability ------------------------------------------------
 
     def report(self, rule: str, message: str, obj: str = "", *, since: int = -1) -> None:
-        """Record a finding at the current event; the execution goes on.
+        """Record a finding at the current event; the execution goes on.  What others do after
+        BUG() (`Machine.run`, ``survivors``) is none.
 
         :param since: position of the step at which what repeats for ever begins.
         """
         if rule in self.muted:
             return
-        known = any(f.rule == rule and f.message == message for f in self.findings)
+        known = bool(self.halts) or any(
+            f.rule == rule and f.message == message for f in self.findings
+        )
         if known and self.rec is None:
             return
         at = len(self.log) - 1
@@ -112,7 +116,8 @@ class Schedule:
 
     def reach(self, what: str) -> None:
         """Note that something interesting happened (a scenario's *must occur*)."""
-        self.reached.add(what)
+        if not self.halts:
+            self.reached.add(what)
         if self.rec is not None:
             self.rec.reach(what)
 

@@ -42,6 +42,7 @@ class Undo:
     __slots__ = (
         "findings",
         "folded",
+        "halts",
         "journal",
         "node",
         "offs",
@@ -59,6 +60,7 @@ class Undo:
         self.findings = len(walk.findings)
         self.reached = len(walk.reached)
         self.folded = walk.folded
+        self.halts = len(walk.halts)
         rounds = walk.rounds
         self.starts = rounds.starts
         self.states = len(rounds.states)
@@ -78,6 +80,7 @@ class Walk:
     :ivar size: of the trees, in nodes.
     :ivar same: whether two states are the same whose shared memory is.
     :ivar offs: of tasks, as `Event.off`.
+    :ivar halts: as of `Machine`.
     :ivar rounds: as of `Machine`; ``states`` have the length of the journal, and the tasks' places.
     """
 
@@ -100,7 +103,7 @@ class Walk:
         self._undo: list[Undo] = []
         self.at: list[Node] = list(self.roots)
         self.own: list[list[int]] = [[] for _ in range(tasks)]
-        self._halted = False
+        self.halts: list[int] = []
         self._given_up: list[int] = []  # where `_pick` let nobody repeat what had been done
 
     def grow(self) -> None:
@@ -134,7 +137,7 @@ class Walk:
         del self.findings[undo.findings :]
         del self.reached[undo.reached :]
         self.folded = undo.folded
-        self._halted = False
+        del self.halts[undo.halts :]
         rounds = self.rounds
         rounds.starts = undo.starts
         rounds.period = undo.period
@@ -147,11 +150,11 @@ class Walk:
         """Every task at its first point; False: that is not known."""
         if self.begun:
             return True
-        self.findings, self.reached, self.folded = [], [], 0
+        self.findings, self.reached, self.folded, self.halts = [], [], 0, []
         self._now = list(self.table.initial)
         self._wseq = [-1] * len(self._now)
         for task, root in enumerate(self.roots):
-            if not self._go_on(root, task, None, ()):
+            if not self._go_on(root, task, None, ()) or self.halts:
                 return False
         self.journal.clear()
         self.begun = True
@@ -180,7 +183,7 @@ class Walk:
         if not self._go_on(node.next.get(0), task, event, prefix) or not self._look(task):
             self._rewind(position)
             return False
-        if not self._halted:
+        if self.at[task].kind != FATAL:
             self.offs[task] = -1
         return True
 
@@ -214,7 +217,8 @@ class Walk:
                     node = node.next.get(event.choice)
                 else:
                     self.at[task] = node
-                    self._halted = kind == FATAL
+                    if kind == FATAL:
+                        self.halts.append(len(self.log) - 1)
                     return True
         return False
 
@@ -240,12 +244,15 @@ class Walk:
         elif code == REPORT:
             self._report(op.text, task)
         elif code == REACH:
-            self.reached.append(op.text[0])
+            if not self.halts:
+                self.reached.append(op.text[0])
         else:
             self.folded += 1
 
     def _report(self, text: tuple[str, ...], task: int) -> None:
         rule, message, obj, place = text
+        if self.halts:
+            return
         for f in self.findings:
             if f.rule == rule and f.message == message:
                 return
@@ -333,7 +340,9 @@ class Walk:
 
     def _can_run(self) -> list[int]:
         return [
-            task for task, node in enumerate(self.at) if node.kind != END and self._enabled(task)
+            task
+            for task, node in enumerate(self.at)
+            if node.kind not in (END, FATAL) and self._enabled(task)
         ]
 
 

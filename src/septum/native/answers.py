@@ -10,7 +10,7 @@ Module, of guests and monitors) is one number there: equal numbers, equal values
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from septum.machine import Cell, Event, Machine
 from septum.machine.dependency import Access
@@ -359,6 +359,11 @@ class NativeMachine(Machine):
         chosen = super().choose(name, options)
         answers.after_choice(self.log[-1].choice)
         return chosen
+
+    def die(self) -> NoReturn:
+        if self.answers is not None:
+            self.answers.now = None  # others go on
+        super().die()
 
     def report(self, rule: str, message: str, obj: str = "", *, since: int = -1) -> None:
         if self.answers is not None and self.answers.now is not None:

@@ -323,7 +323,7 @@ class Driver:
             self._point("crash", self.image.text(ev.addr), ev.pc)
         if not m.findings:
             m.report("BUG:runtime", self.image.text(ev.addr))
-        self._end("halted")
+        m.die()
 
     # --- the environment ---------------------------------------------------------------
 

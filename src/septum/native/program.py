@@ -69,6 +69,7 @@ class NativeProgram(KeepsStates):
         *,
         fingerprint: bool = False,
         covered: Sequence[Footprint] = (),
+        survivors: bool = False,
     ) -> Execution:
         image = self.driver.image
         if self.before_run is not None:
@@ -90,7 +91,13 @@ class NativeProgram(KeepsStates):
             image.begin()
         self.driver.start()
         execution = super().run(
-            prefix, sleep, policy, limits, fingerprint=fingerprint, covered=covered
+            prefix,
+            sleep,
+            policy,
+            limits,
+            fingerprint=fingerprint,
+            covered=covered,
+            survivors=survivors,
         )
         if self.engine is not None and self.engine.answers.conflict:
             self.give_up_engine()

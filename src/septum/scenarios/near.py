@@ -49,16 +49,24 @@ class _After(MachineProgram):
         *,
         fingerprint: bool = False,
         covered: Sequence[Footprint] = (),
+        survivors: bool = False,
     ) -> Execution:
         self.machine.forget()  # its events are changed below
         whole = self.whole.run(
-            [*self.kept, *prefix], sleep, policy, limits, fingerprint=fingerprint, covered=covered
+            [*self.kept, *prefix],
+            sleep,
+            policy,
+            limits,
+            fingerprint=fingerprint,
+            covered=covered,
+            survivors=survivors,
         )
         cut = len(self.kept)
         whole.events = whole.events[cut:]
         for event in (*whole.events, *whole.pending):
             _shift(event, cut)
         whole.findings = [replace(f, step=f.step - cut) for f in whole.findings]
+        whole.halts = [at - cut for at in whole.halts]
         return whole
 
 
