@@ -3,13 +3,14 @@
 
 Edits a scratch copy of one file (never the tree), compiles it with the build's own command,
 links it in the place of the original, and runs ``septum kernel check``'s search in the
-scenarios named, until the first finding.
+scenarios named (`native_fault_table.py`), until the first finding, with each strategy.
 
-Usage: native_faults.py TREE [SECONDS] [NAME...] [--stateful]
+Usage: native_faults.py TREE [--seconds S] [--strategy S]... [--markdown FILE] [NAME...]
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import subprocess
@@ -20,13 +21,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from native_faults_direct import DIRECT
+from native_fault_table import FAULTS, Fault
 
 from septum.explore import Options
 from septum.native.build import build
 from septum.native.code import Code
 from septum.native.errors import BuildError
-from septum.native.kbuild import Kbuild
+from septum.native.kbuild import Kbuild, before
 from septum.native.link import GLOBAL
 from septum.native.subject import KernelSubject
 from septum.native.tree import read_tree
@@ -35,84 +36,20 @@ from septum.scenarios.rows import make
 from septum.scenarios.scheduling import run_rows
 from septum.scenarios.suite import find
 
-TDP = "arch/x86/kvm/mmu/tdp_mmu.c"
-MMU = "arch/x86/kvm/mmu/mmu.c"
-TDX = "arch/x86/kvm/vmx/tdx.c"
-MAIN = "virt/kvm/kvm_main.c"
-INSTALL = ("install-leaf-fails", "install-table-fails")
-ZAP = ("zap-accept", "zap-running", "zap-zero-step")
+STRATEGIES = ("optimal", "stateful")
 
 
-class Fault(NamedTuple):
-    """``old`` is a regular expression that must occur in the file; all of it becomes ``new``.
-    ``rule``: who has to find it; anybody may if it is empty."""
+class Outcome(NamedTuple):
+    """What one strategy said: the rule that told and where, or why nothing did."""
 
-    name: str
-    file: str
-    old: str
-    new: str
-    scenarios: tuple[str, ...]
-    rule: str = ""
+    rule: str
+    scenario: str
+    size: str
 
-
-FAULTS = (
-    Fault("drop-freeze", TDP, r"(set_spte_atomic\(kvm, iter, )FROZEN_SPTE\)", r"\1new_spte)",
-          ("fault-fault", "fault-neighbours")),
-    Fault("unfreeze-before-hook", TDP,
-          r"(\tret = __handle_changed_spte\(kvm, sp, iter->gfn, iter->old_spte,\s+new_spte,"
-          r" iter->level, true\);)",
-          r"\t__kvm_tdp_mmu_write_spte(iter->sptep, new_spte);\n\1",
-          ("fault-fault", "fault-neighbours")),
-    Fault("ignore-hook-error", TDP,
-          r"\t\tif \(ret\)\n\t\t\t__kvm_tdp_mmu_write_spte\(iter->sptep, iter->old_spte\);\n"
-          r"\t\telse\n", "", INSTALL),
-    Fault("stay-frozen-on-error", TDP, r"__kvm_tdp_mmu_write_spte\(iter->sptep, iter->old_spte\);",
-          ";", INSTALL),
-    Fault("stats-on-failure", TDP, r"\t\tif \(r\)\n\t\t\treturn r;",
-          "\t\tif (r) {\n\t\t\tkvm_update_page_stats(kvm, level, 1);\n\t\t\treturn r;\n\t\t}",
-          INSTALL),
-    Fault("missing-put", TDP, r"\tif \(prev_root\)\n\t\tkvm_tdp_mmu_put_root\(kvm, prev_root\);",
-          "", ("fault-punch",)),
-    Fault("table-not-accounted", TDP, r"\n\ttdp_account_mmu_page\(kvm, sp\);", "\n\t;",
-          ("fault-fault",)),
-    Fault("stale-fault-goes-on", MMU,
-          r"(kvm_tdp_mmu_page_fault[^}]*?)if \(is_page_fault_stale\(vcpu, fault\)\)", r"\1if (0)",
-          ("fault-punch",)),
-    Fault("seq-not-bumped", MAIN, r"kvm->mmu_invalidate_seq\+\+;", ";", ("fault-punch",)),
-    Fault("no-block", TDX,
-          r"err = tdh_do_no_vcpus\(tdh_mem_range_block, kvm, &kvm_tdx->td, gpa,\s+level, &entry,"
-          r" &level_state\);", "err = entry = level_state = 0;", ZAP),
-    Fault("track-before-block", TDX,
-          r"(\terr = tdh_do_no_vcpus\(tdh_mem_range_block.*?\n\t\treturn -EIO;\n)(.*?)"
-          r"\ttdx_track\(kvm\);\n", r"\ttdx_track(kvm);\n\1\2", ZAP),
-    Fault("no-track", TDX, r"\ttdx_track\(kvm\);\n", "", ZAP),
-    Fault("missing-kick-after-track", TDX,
-          r"(TDX_BUG_ON\(err, TDH_MEM_TRACK, kvm\);\n\n)"
-          r"\tkvm_make_all_cpus_request\(kvm, KVM_REQ_OUTSIDE_GUEST_MODE\);", r"\1", ZAP),
-    Fault("missing-kick-of-no-vcpus", TDX,
-          r"\t\tkvm_make_all_cpus_request\(kvm, KVM_REQ_OUTSIDE_GUEST_MODE\);\t*\\\n", "", ZAP),
-    Fault("vcpus-not-kept-out", TDX, r"WRITE_ONCE\(__kvm_tdx->wait_for_sept_zap, true\);", ";",
-          ZAP),
-    Fault("vcpus-kept-out-for-ever", TDX, r"WRITE_ONCE\(__kvm_tdx->wait_for_sept_zap, false\);",
-          ";", ZAP),
-    Fault("aug-busy-is-fatal", TDX,
-          r"(tdh_mem_page_aug\([^;]*;\n)\tif \(unlikely\(tdx_operand_busy\(err\)\)\)\n"
-          r"\t\treturn -EBUSY;\n", r"\1", ("install-accept",)),
-    Fault("sept-add-busy-is-fatal", TDX,
-          r"(tdh_mem_sept_add\([^;]*;\n)\tif \(unlikely\(tdx_operand_busy\(err\)\)\)\n"
-          r"\t\treturn -EBUSY;\n", r"\1", ("install-zero-step",)),
-    Fault("no-remove", TDX,
-          r"err = tdh_do_no_vcpus\(tdh_mem_page_remove, kvm, &kvm_tdx->td, gpa,\s+level, &entry,"
-          r" &level_state\);", "err = entry = level_state = 0;", ("fault-punch", *ZAP)),
-    Fault("busy-not-retried", TDX, r"if \(unlikely\(tdx_operand_busy\(__err\)\)\) \{", "if (0) {",
-          ZAP),
-    Fault("zap-one-page-more", TDP,
-          r"(for_each_tdp_pte_min_level\(iter, kvm, root, PG_LEVEL_4K, start, end)\)", r"\1 + 1)",
-          ("convert-fault",), "I21"),
-    Fault("lost-table-not-freed", TDP, r"\t\t\ttdp_mmu_free_unused_sp\(sp\);", ";",
-          ("fault-fault", "fault-neighbours"), "I6"),
-    *(Fault(*fields) for fields in DIRECT),
-)  # fmt: skip
+    def __str__(self) -> str:
+        if self.rule:
+            return f"{self.rule} in {self.scenario}, {self.size}"
+        return f"**missed** ({self.scenario}: {self.size})"
 
 
 def seed(fault: Fault, work: Kbuild, image: Path, scratch: Path) -> Path:
@@ -127,7 +64,8 @@ def seed(fault: Fault, work: Kbuild, image: Path, scratch: Path) -> Path:
     edited = scratch / source.name
     edited.write_text(text)
     target = scratch / f"{source.stem}.o"
-    problem = work.compile(edited, target, f"-iquote {source.parent}", "-Wno-error")
+    flags = [*before(fault.file), f"-iquote {source.parent}", "-Wno-error"]
+    problem = work.compile(edited, target, *flags)
     if problem:
         raise BuildError(next(s for s in problem.splitlines() if "error" in s))
     original = "-".join(Path(fault.file).with_suffix(".o").parts)
@@ -148,42 +86,65 @@ def check(code: Code, scenario: str, options: Options) -> CheckResult:
     return result
 
 
-def main(arguments: Sequence[str]) -> int:
-    strategy = "stateful" if "--stateful" in arguments else "optimal"
-    arguments = [word for word in arguments if word != "--stateful"]
-    tree = Path(arguments[0])
-    seconds = float(arguments[1]) if len(arguments) > 1 else 20.0
-    wanted = set(arguments[2:])
-    made = build(tree).code
-    work = Kbuild(read_tree(tree), made.image.parent.parent / "o", lambda _: None)
-    found = total = 0
+def hunt(fault: Fault, code: Code, strategy: str, seconds: float) -> Outcome:
+    """The first scenario in which the fault is found."""
+    said = Outcome("", "", "")
+    for name in fault.scenarios:
+        options = Options(strategy, budget_s=seconds, first=not fault.rule)
+        result = check(code, name, options)
+        rule = result.finding.rule if result.finding else ""
+        size = f"{result.states:,} states" if result.states else f"{result.executions:,} executions"
+        if fault.rule in (rule, *result.other_findings) or (rule and not fault.rule):
+            return Outcome(fault.rule or rule, name, size)
+        said = Outcome("", name, f"{result.verdict} after {size}; {rule or result.note[:60]}")
+    return said
+
+
+def markdown(found: dict[str, dict[str, Outcome]], strategies: Sequence[str]) -> str:
+    """One row per fault, with what each strategy took to find it."""
+    lines = [f"| fault | file | {' | '.join(strategies)} |", f"|---|---|{'---|' * len(strategies)}"]
+    files = {fault.name: Path(fault.file).name for fault in FAULTS}
+    for name, outcomes in found.items():
+        cells = " | ".join(str(outcomes[strategy]) for strategy in strategies)
+        lines.append(f"| {name} | {files[name]} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("tree", type=Path)
+    parser.add_argument("names", nargs="*", help="these faults only")
+    parser.add_argument("--seconds", type=float, default=20.0, help="per scenario and strategy")
+    parser.add_argument("--strategy", action="append", choices=STRATEGIES)
+    parser.add_argument("--markdown", type=Path, help="write the table here")
+    given = parser.parse_intermixed_args()
+    strategies = given.strategy or STRATEGIES
+    made = build(given.tree).code
+    work = Kbuild(read_tree(given.tree), made.image.parent.parent / "o", lambda _: None)
+    table: dict[str, dict[str, Outcome]] = {}
     for fault in FAULTS:
-        if wanted and fault.name not in wanted:
+        if given.names and fault.name not in given.names:
             continue
-        total += 1
+        outcomes = table[fault.name] = {}
         with tempfile.TemporaryDirectory() as scratch:
             try:
                 image = seed(fault, work, made.image, Path(scratch))
             except BuildError as error:
-                print(f"{fault.name:26} not seeded: {error}", flush=True)
-                continue
-            said = "MISSED"
-            for name in fault.scenarios:
-                options = Options(strategy, budget_s=seconds, first=not fault.rule)
-                result = check(replace(made, name=fault.name, image=image), name, options)
-                rule = result.finding.rule if result.finding else result.note[:80]
-                rules = (rule, *result.other_findings)
-                if result.verdict in ("violated", "error") and (fault.rule or rule) in rules:
-                    runs = f"{result.executions} executions"
-                    if result.states:
-                        runs = f"{result.states} states"
-                    said = f"found: {fault.rule or rule} in {name}, {runs}"
-                    found += 1
-                    break
-        print(f"{fault.name:26} {said}", flush=True)
-    print(f"{found} of {total} faults found, Linux {made.version}")
-    return 0 if found == total else 1
+                unseeded = Outcome("", "not seeded", str(error))
+                outcomes.update(dict.fromkeys(strategies, unseeded))
+            else:
+                for strategy in strategies:
+                    code = replace(made, name=fault.name, image=image)
+                    outcomes[strategy] = hunt(fault, code, strategy, given.seconds)
+        for strategy, o in outcomes.items():
+            print(f"{fault.name:32} {strategy:9} {o}", flush=True)
+        if given.markdown:
+            given.markdown.write_text(markdown(table, strategies))
+    counts = {s: sum(bool(outcomes[s].rule) for outcomes in table.values()) for s in strategies}
+    for strategy, count in counts.items():
+        print(f"{strategy}: {count} of {len(table)} faults found, Linux {made.version}")
+    return 0 if set(counts.values()) == {len(table)} else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
