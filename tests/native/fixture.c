@@ -138,6 +138,17 @@ u64 bug(void) { __builtin_trap(); }
 u64 endless(void) { for (;;) only_here++; }
 u64 retry_for_ever(void) { for (;;) septum_retry("retry_for_ever"); }
 u64 first_wins(void) { return septum_choose("which?", 3) + 1; }
+/* As a walk of a whole table that may be interrupted at each entry, once. */
+u64 may_stop_anywhere(void)
+{
+	u64 at;
+
+	for (at = 0; at < 100; at++)
+		if (septum_choose("stop?", 2))
+			break;
+	__atomic_store_n(&y, at, 5);
+	return at;
+}
 u64 unlock_only(void) { septum_unlock(&lock_a, 0); return 0; }
 
 /* The TDX Module's ABI: registers rcx, rdx, r8 to r13; septum.tdx answers. */

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from septum.explore import Options
+from septum.kvm.monitors import MONITORS
 from septum.native.build import build
 from septum.native.process import ImageProcess, Wanted
 from septum.native.program import NativeBuilt
@@ -81,6 +82,49 @@ def _both(built: NativeBuilt) -> dict[str, Any]:
         out[strategy] = (result.complete, set(result.found), result.reached)
         settled[strategy] = set(engine.settled)
     return {**out, "settled": settled}
+
+
+def _seen(built: NativeBuilt) -> tuple[set[str], list[str]]:
+    """In the image process: who judges, and what one execution tells of lines and deaths."""
+    told: list[str] = []
+    wanted = {"spte", "trace", "vm_dead"}
+    built.machine.listeners.append(lambda what, args: told.append(what) if what in wanted else None)
+    built.program.warm_up()
+    built.program.give_up_engine()
+    told.clear()
+    built.program.run(())
+    return {monitor.id for monitor in built.monitors.active}, told
+
+
+@pytest.mark.parametrize(
+    ("scenario", "told"),
+    [
+        # freeze, line, table: twice; the leaf alike; zapped under the write lock, its line
+        ("fault-punch", ["spte", "trace", "spte", "spte", "trace", "spte", "spte", "trace"]),
+        # 512 entries are filled before anything leads to them: no change
+        ("direct-fault-split", ["spte", "trace"]),
+        ("vm-dies", ["vm_dead"]),
+    ],
+)
+def test_monitors_are_told_of_lines_and_deaths(scenario: str, told: list[str]) -> None:
+    process = ImageProcess(Wanted(build(Path(TREE)).code, find(scenario)))
+    try:
+        judges, seen = process.ask(_seen)
+    finally:
+        process.close()
+    assert judges == set(MONITORS)
+    assert seen == told
+
+
+@pytest.mark.parametrize("scenario", ["td-shared-zap-both", "run-unmap-yield"])
+def test_stateful_gives_no_row_up(scenario: str) -> None:
+    """Not for S-EPT pages of which more was seen, nor for steps of many choices."""
+    result = septum(
+        "check", "--format", "json", "--strategy", "stateful", "--budget", "5s", "-s", scenario
+    )
+    (row,) = json.loads(result.stdout)["results"]
+    assert row["states"] > 10_000
+    assert set(row["bounds_hit"]) <= {"time budget"}
 
 
 @pytest.mark.parametrize(

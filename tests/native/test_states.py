@@ -85,6 +85,12 @@ def test_choices_are_explored(rig: Rig) -> None:
     assert with_choice.states > without.states
 
 
+def test_a_step_makes_as_many_choices_as_a_walk_has_entries(rig: Rig) -> None:
+    _, by_states, same = both(rig, "may_stop_anywhere", "increment")
+    assert by_states.complete, by_states.bounds_hit
+    assert same
+
+
 def test_a_cycle_that_leaves_nobody_out_is_a_livelock(rig: Rig) -> None:
     """Two tasks that make each other try again, for ever; found where a state comes back."""
     result = rig.explore(rig.program("give_way", "give_way", engine=True), STATEFUL)

@@ -18,7 +18,7 @@ from septum.machine.geometry import Geometry
 from septum.native.build import build, find_built, own_digest
 from septum.native.diff_operations import _difference, start_trees
 from septum.native.errors import BuildError
-from septum.native.kbuild import Kbuild
+from septum.native.kbuild import Kbuild, before
 from septum.native.link import _run
 from septum.native.operations import EVERYTHING, bind, real_end, real_gfn, removals, unsupported
 from septum.native.stubs import assembler, rename_table
@@ -241,6 +241,21 @@ def test_content_does_not_depend_on_where_a_tree_lies(tmp_path: Path) -> None:
     assert read_tree(one).digest() == read_tree(other).digest()
     (other / OPS).write_text("set_external_spte /* edited */")
     assert read_tree(one).digest() != read_tree(other).digest()
+
+
+@pytest.mark.parametrize(
+    ("file", "header"),
+    [
+        ("arch/x86/kvm/mmu/tdp_mmu.c", "relax.h"),
+        ("arch/x86/kvm/mmu/mmu.o", "relax.h"),
+        ("arch/x86/kvm/vmx/tdx.c", "vm_dead.h"),
+        ("virt/kvm/kvm_main.c", "vm_dead.h"),
+        ("arch/x86/virt/vmx/tdx/tdx.c", ""),
+        ("arch/x86/kvm/mmu/spte.c", ""),
+    ],
+)
+def test_what_comes_before_a_file_of_the_kernel(file: str, header: str) -> None:
+    assert [flag.rpartition("/")[2] for flag in before(file)] == ([header] if header else [])
 
 
 def test_small_start_trees_are_enumerated() -> None:

@@ -93,7 +93,7 @@ class Driver:
         self.idle: dict[int, int] = {}
         self.first: dict[int, dict[int, int]] = {}  # values as an attempt met them
         self.own: dict[int, dict[int, int]] = {}  # and as it left them
-        self._pending: dict[int, tuple[Event | None, Granule, int, int]] = {}
+        self._pending: dict[int, tuple[Event | None, Granule, int, int, int]] = {}
         self.answers: Answers | None = None  # notes what is done here for the scheduler in C
 
     # --- calls -------------------------------------------------------------------------
@@ -175,15 +175,15 @@ class Driver:
             op = "call_rcu" if kind & _WRITE else "rcu_read_lock"
         if self.m.interleaving:
             event = self._point(op, cell.name, ev.pc)
-            self._pending[number] = (event, cell, kind, ev.addr)
+            self._pending[number] = (event, cell, kind, ev.addr, ev.pc)
         else:
-            self._pending[number] = (None, cell, kind, ev.addr)
+            self._pending[number] = (None, cell, kind, ev.addr, ev.pc)
 
     def _performed(self, number: int, ev: Any) -> None:
         pending = self._pending.pop(number, None)
         if pending is None:
             return
-        event, cell, kind, addr = pending
+        event, cell, kind, addr, pc = pending
         m = self.m
         before, after = ev.before, ev.after
         if not cell.counter:
@@ -215,7 +215,7 @@ class Driver:
                 event.left = self.kernel.value_of(after)
             else:
                 event.seen, event.left = _small(before), _small(after)
-        self.notice.accessed(number, cell, addr, kind, before, after, event)
+        self.notice.accessed(number, cell, addr, kind, before, after, event, pc)
 
     # --- locks and waits ---------------------------------------------------------------
 

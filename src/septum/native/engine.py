@@ -18,7 +18,7 @@ from septum.machine import Decision, Event, Execution, Halt, Limits
 from septum.machine.dependency import Access, Footprint
 from septum.native.answers import Answers, NativeMachine
 from septum.native.objects import COUNTER, REFERENCES, Granule
-from septum.native.source import rmw_name
+from septum.native.source import lost, rmw_name
 from septum.native.tables import BODY_CALLS, EDGES, LOGGED, SNAPSHOTS, VISITED, Tables, place
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ class Engine:
         self._ops: dict[tuple[int, int], str] = {}
         self._feet: dict[int, tuple[Footprint, Any]] = {}
         self._events: list[Event] = []
+        self._lost: list[int] = []  # where SPTEs were to change and did not, in new events
         self._bodies(names, plans)
         zap = kernel.fields.get("kvm_tdx.wait_for_sept_zap", (0, 0))[0] + kernel.struct
         self.tables.configure(
@@ -192,7 +193,7 @@ class Engine:
         self._events = events
         self.m.retries_folded = request.folded
         status = "complete" if result == COMPLETE else "covered"
-        return Execution(events, status, [], [], reached=frozenset(self._reached(events, request)))
+        return Execution(events, status, [], [], reached=frozenset(self._reached()))
 
     def request(self) -> Any:
         """A struct request of one's own, for `execute`."""
@@ -223,11 +224,10 @@ class Engine:
         """Retries that were folded since C began."""
         return self._folded.value
 
-    def _reached(self, events: Sequence[Event], request: _Request) -> set[str]:
+    def _reached(self) -> set[str]:
         out = self.noted()
-        for event in events[request.known :]:
-            if event.op == "cmpxchg-failed" and event.obj in self._tables:
-                out.add("an SPTE cmpxchg lost")
+        for pc in self._lost:
+            out.update(lost(self.kernel.lines, pc))
         return out
 
     # --- the log -------------------------------------------------------------------------
@@ -235,6 +235,7 @@ class Engine:
     def _log(self, logged: int, known: int) -> list[Event]:
         """Events of the execution; the first ``known`` are the last one's."""
         events = self._events[:known]
+        self._lost.clear()
         if logged == known:
             return events
         data = ctypes.string_at(place("log") + known * _SIZE, (logged - known) * _SIZE)
@@ -276,6 +277,8 @@ class Engine:
             event = Event(task, index, self._op(pc, type_), tables.objects[obj])
             if not type_ & _RCU:
                 self._values(event, before, after, type_)
+                if event.op == "cmpxchg-failed" and event.obj in self._tables:
+                    self._lost.append(pc)
         elif kind == _POINT:
             event = Event(task, index, tables.strings[entry[11]], tables.strings[obj])
             event.seen, event.left = tables.values[before], tables.values[after]

@@ -15,6 +15,7 @@ from septum.kvm.tdx import (
 from septum.machine import Cell
 from septum.native.answers import SPTE
 from septum.native.image import ARENA, FIRST_PFN, PAGE
+from septum.native.source import lost
 from septum.tdx.status import is_operand_busy
 
 if TYPE_CHECKING:
@@ -59,13 +60,17 @@ class Notice:
         before: int,
         after: int,
         event: Event | None,
+        pc: int,
     ) -> None:
+        """``pc``: of the access."""
         if cell.table:
-            self._entry(number, cell, addr, kind, before, after, event)
+            self._entry(number, addr, kind, before, after, event, pc)
             return
         what = self._names.get(cell.name)
         if what is not None and not kind & (_RMW | _WRITE):
             self._invalidation(number, what, before)
+        elif what == "progress" and 1 < after & 0xFFFFFFFF > before & 0xFFFFFFFF:
+            self.m.reach("two invalidations were in progress")
         elif cell is self.kernel.zap_word and not kind & (_RMW | _WRITE):
             if self.kernel.wait_for_sept_zap() and self.m.current.name.startswith("vcpu"):
                 self.m.reach("vCPU saw wait_for_sept_zap")
@@ -82,12 +87,12 @@ class Notice:
     def _entry(
         self,
         number: int,
-        cell: Granule,
         addr: int,
         kind: int,
         before: int,
         after: int,
         event: Event | None,
+        pc: int,
     ) -> None:
         kernel, m = self.kernel, self.m
         if not kind & (_RMW | _WRITE):
@@ -96,7 +101,8 @@ class Notice:
             return
         if before == after:
             if event is not None and event.op == "cmpxchg-failed":
-                m.reach("an SPTE cmpxchg lost")
+                for what in lost(kernel.lines, pc):
+                    m.reach(what)
             return
         answers = kernel.image.answers if m.exploring else None
         if answers is not None:

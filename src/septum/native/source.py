@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-__all__ = ["rmw_name"]
+if TYPE_CHECKING:
+    from septum.native.symbols import Lines
+
+__all__ = ["lost", "rmw_name"]
 
 _WINDOW: Final = 96
 # opcode bytes after lock and REX prefixes -> name
@@ -46,3 +49,11 @@ def rmw_name(pc: int) -> str:
         elif 0x40 <= code[at] < 0x50 and code[at + 1] == 0x87 and code[at + 2] >> 6 != 3:
             return "xchg"
     return "rmw"
+
+
+def lost(lines: Lines, pc: int) -> tuple[str, ...]:
+    """What happened when a cmpxchg of an SPTE found another value, in words for must_occur."""
+    functions = [frame.function for frame in lines.frames(pc)]
+    if any(name.startswith(("fast_page_fault", "fast_pf_fix_direct")) for name in functions):
+        return "an SPTE cmpxchg lost", "the fast path lost its cmpxchg"
+    return ("an SPTE cmpxchg lost",)

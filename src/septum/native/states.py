@@ -18,7 +18,7 @@ from septum.machine import Decision, Event, Execution, Limits
 from septum.machine.rounds import CONFIRM, TIMES
 from septum.native.engine import Engine
 from septum.native.errors import SharingGrew
-from septum.native.source import rmw_name
+from septum.native.source import lost, rmw_name
 
 if TYPE_CHECKING:
     from septum.native.program import NativeProgram
@@ -196,7 +196,7 @@ class _Run:
         self.result.reached |= self.engine.noted()
         for pc in self._lost[: self._lost_used.value]:
             if rmw_name(pc) == "cmpxchg":
-                self.result.reached.add("an SPTE cmpxchg lost")
+                self.result.reached.update(lost(self.engine.kernel.lines, pc))
         self.result.folded = self.result.folded or self.engine.folded > 0
 
 

@@ -29,6 +29,7 @@ SAID: Final = (
     "mmu_seq forced a retry",
     "an invalidation in progress forced a retry",
     "vCPU saw wait_for_sept_zap",
+    "two invalidations were in progress",
 )
 """Texts that C knows by number."""
 

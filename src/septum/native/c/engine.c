@@ -76,6 +76,8 @@ static int notice(u32 task, u32 object, u64 addr, u64 type, u64 before, u64 afte
 		r->where = where;
 		return result;
 	}
+	if (flags & OBJ_PROGRESS && (u32)after > 1 && (u32)after > (u32)before)
+		septum_reached(SAID_TWO);
 	if (writes)
 		return RUN_ON;
 	if (flags & OBJ_PROGRESS && before & 0xffffffff && r->has_seq) {

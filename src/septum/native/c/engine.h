@@ -177,7 +177,7 @@ extern u64 septum_texts[64], septum_texts_used, septum_objects_used;
 #define LOG(n) (((struct logged *)septum_engine.log) + (n))
 
 enum question { ASK_SEAMCALL = 1, ASK_SPTE, ASK_FREED, ASK_LOAD };
-enum { SAID_FROZEN, SAID_SEQ, SAID_PROGRESS, SAID_ZAP, SAID_FIRST }; /* texts known by number */
+enum { SAID_FROZEN, SAID_SEQ, SAID_PROGRESS, SAID_ZAP, SAID_TWO, SAID_FIRST }; /* texts known by number */
 enum why { WHY_UNKNOWN = 1, WHY_EVENTFUL, WHY_PROBLEM, WHY_OBJECT, WHY_LIMIT, WHY_FULL };
 
 u32 septum_find(u32 node, u64 value);

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Compiled code again: counterexamples that are shown, campaigns that are killed.
+``SEPTUM_LINUX=TREE``."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TREE = os.environ.get("SEPTUM_LINUX", "")
+pytestmark = [
+    pytest.mark.skipif(not TREE, reason="no kernel tree: set SEPTUM_LINUX to one"),
+    pytest.mark.slow,
+]
+MAIN = "virt/kvm/kvm_main.c"
+COMMAND = (sys.executable, "-c", "from septum.cli import main; main()")
+
+
+def septum(
+    *words: object, cwd: Path, cache: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    environment = dict(os.environ)
+    if cache is not None:
+        environment["XDG_CACHE_HOME"] = str(cache)
+    command = [*COMMAND, *map(str, words)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=600, cwd=cwd, env=environment
+    )
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("again")
+
+
+@pytest.fixture(scope="module")
+def found(home: Path) -> Path:
+    """The counterexample of a tree whose invalidations leave the sequence number alone."""
+    edited = home / "linux"
+    subprocess.run(["cp", "-as", str(Path(TREE).resolve()), str(edited)], check=True)
+    text = (edited / MAIN).read_text()
+    assert "kvm->mmu_invalidate_seq++;" in text
+    (edited / MAIN).unlink()
+    (edited / MAIN).write_text(text.replace("kvm->mmu_invalidate_seq++;", ";"))
+    words = ("-s", "fault-punch", "--strategy", "stateful", "--format", "json")
+    checked = septum("kernel", "check", "--linux", edited, *words, cwd=home, cache=home / "cache")
+    (row,) = json.loads(checked.stdout)["results"]
+    assert row["verdict"] == "violated", checked.stdout
+    (file,) = home.glob(".cache/septum/counterexamples/*.json")
+    return file
+
+
+def test_it_is_shown_beside_the_c_code(home: Path, found: Path) -> None:
+    """The build is found by what the tree held."""
+    shown = septum("show", found, "--all", cwd=home, cache=home / "cache")
+    assert shown.returncode == 0, shown.stderr
+    rule = json.loads(found.read_text())["finding"]["rule"]
+    assert f"{rule}: " in shown.stdout
+    assert "kvm_mmu_invalidate_begin()" in shown.stdout or "is_page_fault_stale()" in shown.stdout
+    assert re.search(r"tdp_mmu\.c:\d+", shown.stdout)
+
+
+def test_the_sound_tree_does_not_follow_it(home: Path, found: Path) -> None:
+    """The schedule no longer fits, and the first step that differs is named; or it does,
+    and breaks nothing."""
+    shown = septum("show", found, "--linux", TREE, cwd=home)
+    said = shown.stdout + shown.stderr
+    rule = json.loads(found.read_text())["finding"]["rule"]
+    assert "step" in said
+    assert f"{rule}: " not in shown.stdout, said
+
+
+def test_the_search_near_it_finds_nothing_in_the_sound_tree(home: Path, found: Path) -> None:
+    words = ("--from", found, "--format", "json")
+    near = septum("kernel", "check", "--linux", TREE, *words, cwd=home)
+    (row,) = json.loads(near.stdout)["results"]
+    assert row["verdict"] in ("holds", "bounded", "vacuous"), near.stdout
+
+
+def test_without_its_build_the_tree_is_asked_for(home: Path, found: Path, tmp_path: Path) -> None:
+    shown = septum("show", found, cwd=home, cache=tmp_path)
+    assert shown.returncode == 2
+    assert "there is no build here" in shown.stderr
+
+
+def test_a_campaign_that_is_killed_goes_on(tmp_path: Path) -> None:
+    """kill -9 after some of it was saved: the rest is done later, nothing counts twice."""
+    words = ("kernel", "check", "--linux", TREE, "-s", "fault-fault", "-s", "install-leaf-fails")
+    words += ("--campaign", str(tmp_path / "campaign"))
+    process = subprocess.Popen([*COMMAND, *words], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    while process.poll() is None and _saved(tmp_path) < 1000:
+        time.sleep(0.2)
+    process.kill()
+    process.wait()
+    before = _saved(tmp_path)
+    resumed = septum(*words, "--format", "json", cwd=tmp_path)
+    rows = json.loads(resumed.stdout)["results"]
+    again = septum(*words[:-2], "--format", "json", cwd=tmp_path)
+    whole = json.loads(again.stdout)["results"]
+    assert [r["verdict"] for r in rows] == ["holds", "holds"], resumed.stderr
+    assert [r["executions"] for r in rows] == [r["executions"] for r in whole]
+    assert 0 < before <= sum(r["executions"] for r in rows)
+
+
+def _saved(directory: Path) -> int:
+    """Executions that the campaign has kept."""
+    from septum.scenarios.campaign import BadCampaign, look
+
+    try:
+        return sum(row.executions for row in look(directory / "campaign").rows)
+    except BadCampaign:
+        return 0
