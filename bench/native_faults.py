@@ -94,8 +94,9 @@ def hunt(fault: Fault, code: Code, strategy: str, seconds: float) -> Outcome:
         result = check(code, name, options)
         rule = result.finding.rule if result.finding else ""
         size = f"{result.states:,} states" if result.states else f"{result.executions:,} executions"
-        if fault.rule in (rule, *result.other_findings) or (rule and not fault.rule):
-            return Outcome(fault.rule or rule, name, size)
+        wanted = fault.rule or rule
+        if wanted and wanted in (rule, *result.other_findings):
+            return Outcome(wanted, name, size)
         said = Outcome("", name, f"{result.verdict} after {size}; {rule or result.note[:60]}")
     return said
 
