@@ -145,6 +145,29 @@ def test_a_task_that_looks_at_no_cell_is_found_out() -> None:
         search(odd)
 
 
+def test_what_settled_states_hold_is_judged_again_now_and_then() -> None:
+    """So a judge that looks at something else is found out."""
+    m = Machine()
+    words = [Word(m, f"x{i}", 0) for i in range(8)]
+    judged: list[int] = []
+
+    def settle() -> None:
+        judged.append(len(judged))
+        if len(judged) > 1:
+            m.report("I0", "another time")
+
+    def task(mine: int) -> None:
+        for word in words:
+            word.write(0)
+            word.read()
+
+    made = MachineProgram(m, [(f"t{n}", lambda n=n: task(n)) for n in range(2)], settle)  # type: ignore[misc]
+    made.remembers = True
+    with pytest.raises(MachineError, match="settled state was judged otherwise"):
+        search(made, Options(max_executions=400))
+    assert len(judged) == 2
+
+
 @pytest.mark.parametrize("cells_only", [False, True])
 def test_a_protocol_says_whether_its_tasks_may_be_looked_up(cells_only: bool) -> None:
     def build_it(m: Machine) -> Tasks:

@@ -105,6 +105,7 @@ class Node:
         "ready",
         "since",
         "wait",
+        "waits",
     )
 
     def __init__(self) -> None:
@@ -115,6 +116,7 @@ class Node:
         self.over: Over | None = None
         self.op = ""
         self.obj = ""
+        self.waits = False
         self.wait: Change | None = None  # until this holds of the value
         self.could = False  # races with changes that it could have done without
         self.ready: dict[int, bool] = {}  # by value

@@ -19,6 +19,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, NoReturn, Protocol
 
 from greenlet import getcurrent, greenlet
@@ -38,7 +39,7 @@ from septum.machine.events import (
     Policy,
 )
 from septum.machine.frames import Moment
-from septum.machine.known import Memory
+from septum.machine.known import Judged, Memory, at_step
 from septum.machine.policy import Way
 from septum.machine.recorder import Recorder
 from septum.machine.rounds import Rounds
@@ -406,25 +407,26 @@ class Machine(Schedule):
             self.learning = False
             pending = self._pending()
             self._kill()
-            before, reached = len(self.findings), frozenset(self.reached)
-            state = self.fingerprint(mark) if fingerprint else None
-            if settle is not None and self._status == "complete" and not self.halts:
-                with suppress(Halt):  # BUG() in the epilogue is recorded as a finding
-                    settle()
             execution = Execution(
                 self.log,
                 self._status,
                 list(self.findings),
                 pending,
                 self._diverged,
-                state,
+                self.fingerprint(mark) if fingerprint else None,
                 frozenset(self.reached),
                 self.halts,
             )
             self._last = self.log
+            judge = partial(self._judge, settle)
             if learn is not None:
-                judged = execution.findings[before:], execution.reached - reached
-                learn.learn(execution, prefix, sleep, covered, limits, lowest, survivors, judged)
+                judged = learn.learn(
+                    execution, prefix, sleep or {}, covered, limits, lowest, survivors, judge
+                )
+            else:
+                judged = judge()
+            execution.findings += at_step(judged[0], len(self.log) - 1)
+            execution.reached |= judged[1]
         finally:
             self.rec = None
             self.learning = False
@@ -432,6 +434,14 @@ class Machine(Schedule):
             self._known_acc.clear()
             self.rewind(mark)
         return execution
+
+    def _judge(self, settle: Callable[[], None] | None) -> Judged:
+        """What is found in the present state, and what was reached on the way to that."""
+        before, reached = len(self.findings), frozenset(self.reached)
+        if settle is not None and self._status == "complete" and not self.halts:
+            with suppress(Halt):  # BUG() in the epilogue is recorded as a finding
+                settle()
+        return self.findings[before:], frozenset(self.reached) - reached
 
     def _remembered(
         self,

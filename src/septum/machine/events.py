@@ -181,5 +181,8 @@ def step_start(log: Sequence[Event], at: int) -> int:
 
 def last_footprint(log: Sequence[Event]) -> Footprint:
     """What the last step did, its choices included; nothing if there was none."""
+    if log and log[-1].op != "choose":
+        event = log[-1]
+        return footprint(event.acc) if event.foot is None else event.foot
     first = max(step_start(log, len(log) - 1), 0)
     return footprint([a for event in log[first:] for a in event.acc])

@@ -18,7 +18,7 @@ Since nothing here has a stack, an execution begins where it parts from the last
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -39,12 +39,14 @@ from septum.machine.events import (
     step_start,
 )
 from septum.machine.rounds import starving
-from septum.machine.walk import Undo, Walk
+from septum.machine.walk import Cycles, Undo, Walk
 
-__all__ = ["AUDIT", "Memory"]
+__all__ = ["AUDIT", "Judged", "Memory", "at_step"]
 
 AUDIT: Final = 64
 _MOST: Final = 1_000_000  # nodes; then all are forgotten
+
+_UNKNOWN: Final = ("unknown", "diverged")
 
 Judged = tuple[list[Finding], frozenset[str]]
 """Findings in a settled state, and what was reached on the way to them."""
@@ -60,6 +62,8 @@ class Memory(Walk):
         self.looked_up = 0
         self.sleep: dict[int, Footprint] = {}
         self.retries_folded = 0  # in the whole execution
+        self.pending: list[Event] = []
+        self._auditing = False
 
     @property
     def full(self) -> bool:
@@ -68,7 +72,8 @@ class Memory(Walk):
     def trusted(self) -> bool:
         """Whether the execution just looked up need not be compared with one in earnest."""
         self.looked_up += 1
-        return self.looked_up % AUDIT != 0
+        self._auditing = self.looked_up % AUDIT == 0
+        return not self._auditing
 
     def forget(self) -> None:
         """Begin the next execution at the start: events may have been changed since."""
@@ -82,14 +87,43 @@ class Memory(Walk):
         limits: Limits,
         lowest: bool,
         survivors: bool,
-        judged: Judged | None = None,
     ) -> Execution | None:
-        """The execution that `Machine.run` would give; None: it is not known.
-
-        :param judged: what the settled state was found to be, if all tasks finish.
-        """
-        if not self._start():
+        """The execution that `Machine.run` would give; None: it is not known."""
+        self._auditing = False
+        status = self._walk(prefix, sleep, covered, limits, lowest, survivors)
+        if status in _UNKNOWN:
             return None
+        findings = self.findings
+        reached = {what for what in self.told if isinstance(what, str)}
+        if status == "complete" and not self.halts:
+            judged = self._judged.get(self._state())
+            if judged is None:
+                return None
+            findings += at_step(judged[0], len(self.log) - 1)
+            reached.update(judged[1])
+        return Execution(
+            list(self.log),
+            status,
+            findings,
+            self.pending,
+            "",
+            None,
+            frozenset(reached),
+            list(self.halts),
+        )
+
+    def _walk(
+        self,
+        prefix: Sequence[Decision],
+        sleep: Mapping[int, Footprint],
+        covered: Sequence[Footprint],
+        limits: Limits,
+        lowest: bool,
+        survivors: bool,
+    ) -> str:
+        """As far as it is known; its status."""
+        if not self._start():
+            return "unknown"
         same = 0
         for event, decision in zip(self.log, prefix, strict=False):
             if event.task != decision.task or event.choice != decision.choice:
@@ -105,33 +139,13 @@ class Memory(Walk):
         self._covered = covered
         status = ""
         while not status:
+            offs = self.offs
             status = self._next(prefix, limits, lowest, survivors)
-        self.retries_folded = self.folded + (status == "matched")
-        if status in ("unknown", "diverged"):
-            return None
-        pending = [] if status == "complete" else self._pending(survivors)
-        findings = list(self.findings)
-        reached = set(self.reached)
-        if status == "complete" and not self.halts:
-            state = self._state()
-            if judged is not None:
-                self._judged[state] = judged
-            known = self._judged.get(state)
-            if known is None:
-                return None
-            at = len(self.log) - 1
-            findings += [replace(f, step=at) for f in known[0]]
-            reached.update(known[1])
-        return Execution(
-            list(self.log),
-            status,
-            findings,
-            pending,
-            "",
-            None,
-            frozenset(reached),
-            list(self.halts),
-        )
+        self.retries_folded = self.told.count(None) + (status == "matched")
+        known = status != "complete" and status not in _UNKNOWN
+        self.pending = self._pending(survivors) if known else []
+        self.offs = offs
+        return status
 
     def _state(self) -> tuple[tuple[int, ...], tuple[tuple[str, str], ...]]:
         """What the judgement of a settled state depends on."""
@@ -141,30 +155,45 @@ class Memory(Walk):
         self,
         execution: Execution,
         prefix: Sequence[Decision],
-        sleep: Mapping[int, Footprint] | None,
+        sleep: Mapping[int, Footprint],
         covered: Sequence[Footprint],
         limits: Limits,
         lowest: bool,
         survivors: bool,
-        judged: Judged,
-    ) -> None:
-        """Compare an execution in earnest with what the trees say by now.
+        judge: Callable[[], Judged],
+    ) -> Judged:
+        """Compare an execution in earnest, yet to be judged, with what the trees say by now.
 
+        :param judge: the state that it left behind.
         :raises MachineError: with the first difference.
         """
-        known = self.run(prefix, sleep or {}, covered, limits, lowest, survivors, judged)
+        status = self._walk(prefix, sleep, covered, limits, lowest, survivors)
         for n, (one, other) in enumerate(zip(self.log, execution.events, strict=False)):
             if _facts(one) != _facts(other):
                 raise MachineError(f"step {n}, {other}, was {one} before: {DISCIPLINE}")
-        if known is None:
-            return
-        same = [(f, f.place) for f in known.findings] == [(f, f.place) for f in execution.findings]
-        pending = [_facts(e) for e in known.pending] == [_facts(e) for e in execution.pending]
-        ends = known.status == execution.status and known.halts == execution.halts
-        if not same or not pending or not ends:
+        if status in _UNKNOWN:
+            return judge()
+        same = [(f, f.place) for f in self.findings] == [(f, f.place) for f in execution.findings]
+        pending = [_facts(e) for e in self.pending] == [_facts(e) for e in execution.pending]
+        ends = status == execution.status and self.halts == execution.halts
+        if not ends or not same or (status != "complete" and not pending):
             raise MachineError(f"an execution ended otherwise than before: {DISCIPLINE}")
-        if len(known.events) != len(execution.events):
+        if len(self.log) != len(execution.events):
             raise MachineError(f"an execution had another length before: {DISCIPLINE}")
+        return self._settled(judge) if status == "complete" and not self.halts else judge()
+
+    def _settled(self, judge: Callable[[], Judged]) -> Judged:
+        """What is found in the settled state; known ones are judged again now and then."""
+        state = self._state()
+        known = self._judged.get(state)
+        if known is not None and not self._auditing:
+            return known
+        found, reached = judge()
+        judged = at_step(found, -1), reached
+        if known is not None and known != judged:
+            raise MachineError(f"a settled state was judged otherwise before: {DISCIPLINE}")
+        self._judged[state] = judged
+        return judged
 
     # --- who is next ------------------------------------------------------------------------
 
@@ -193,13 +222,10 @@ class Memory(Walk):
         if following:
             chosen = prefix[position].task
             if chosen not in enabled:
-                self.offs = undo.offs
                 return "diverged"
         else:
             chosen, why = self._choice(enabled, position, limits, lowest)
             if why:
-                if why != "held":
-                    self.offs = undo.offs
                 return why
         if not self._step(chosen, undo, tuple(enabled), prefix):
             return "unknown"
@@ -207,15 +233,14 @@ class Memory(Walk):
 
     def _enabled_now(self, position: int) -> list[int]:
         """Who can run where a decision is due; notes who waits."""
-        offs = self.offs = list(self.offs)
         enabled: list[int] = []
         for task, node in enumerate(self.at):
             if node.kind in (END, FATAL):
                 continue
-            if self._enabled(task):
+            if not node.waits or self._enabled(task):
                 enabled.append(task)
             else:
-                offs[task] = position
+                self._off(task, position)
         return enabled
 
     def _choice(
@@ -268,6 +293,7 @@ class Memory(Walk):
             if wanted in candidates:
                 return wanted
             rounds.until = 0
+            self.cycles = Cycles(rounds)
             self._given_up.append(position)
         current = self.log[-1].task if position else 0
         return current if current in candidates else candidates[0]
@@ -285,6 +311,11 @@ class Memory(Walk):
                 event.could = self._could(node)
             pending.append(event)
         return pending
+
+
+def at_step(found: list[Finding], step: int) -> list[Finding]:
+    """Findings in a settled state, after that step."""
+    return [replace(f, step=step) for f in found]
 
 
 def _facts(e: Event) -> tuple[Any, ...]:

@@ -242,6 +242,7 @@ class Recorder:
         node = self._close(POINT)
         if not node.op:
             node.op, node.obj = op, obj
+            node.waits = wait is not None or since is not None
             if wait is not None:
                 node.cid, node.wait, node.could = self._cell(wait[0]), wait[1], wait[2]
             if since is not None:

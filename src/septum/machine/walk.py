@@ -13,12 +13,12 @@ from septum.machine.behaviour import (
     CHOICE,
     END,
     FATAL,
+    FOLD,
     LOOK,
     LOOK_EXCL,
     LOOK_HELD,
     NEVER,
     OPEN,
-    REACH,
     REPORT,
     SET,
     Node,
@@ -30,7 +30,7 @@ from septum.machine.could import Could, could_go_on
 from septum.machine.events import Decision, Event, Finding, step_start
 from septum.machine.rounds import LOOKS, Rounds
 
-__all__ = ["Places", "Undo", "Walk"]
+__all__ = ["Cycles", "Places", "Undo", "Walk"]
 
 Places = tuple[Node, ...]
 """Of the tasks."""
@@ -39,33 +39,13 @@ Places = tuple[Node, ...]
 class Undo:
     """How it was before an event: whose it is, where that task was, and how much there was."""
 
-    __slots__ = (
-        "findings",
-        "folded",
-        "halts",
-        "journal",
-        "node",
-        "offs",
-        "period",
-        "reached",
-        "starts",
-        "states",
-        "task",
-        "until",
-    )
+    __slots__ = ("cycles", "journal", "node", "offs", "task", "told")
 
     def __init__(self, walk: Walk) -> None:
         self.offs = walk.offs
         self.journal = len(walk.journal)
-        self.findings = len(walk.findings)
-        self.reached = len(walk.reached)
-        self.folded = walk.folded
-        self.halts = len(walk.halts)
-        rounds = walk.rounds
-        self.starts = rounds.starts
-        self.states = len(rounds.states)
-        self.period = rounds.period
-        self.until = rounds.until
+        self.told = len(walk.told)
+        self.cycles = walk.cycles
 
     def of(self, task: int, node: Node) -> Undo:
         """Whose event it is, and where that task was."""
@@ -74,13 +54,33 @@ class Undo:
         return self
 
 
+class Cycles:
+    """What is known of repetitions: the fields of `Rounds`, and how many states."""
+
+    __slots__ = ("period", "starts", "states", "until")
+
+    def __init__(self, rounds: Rounds) -> None:
+        self.starts = rounds.starts
+        self.states = len(rounds.states)
+        self.period = rounds.period
+        self.until = rounds.until
+
+    def restore(self, rounds: Rounds) -> None:
+        """As it was."""
+        rounds.starts = self.starts
+        rounds.period = self.period
+        rounds.until = self.until
+        del rounds.states[self.states :]
+
+
 class Walk:
     """The trees of all tasks, and an execution that goes through them.
 
     :ivar size: of the trees, in nodes.
     :ivar same: whether two states are the same whose shared memory is.
-    :ivar offs: of tasks, as `Event.off`.
+    :ivar offs: of tasks, as `Event.off`; replaced, not changed, for it is kept for `Undo`.
     :ivar halts: as of `Machine`.
+    :ivar told: what was said on the way: findings, what was reached, retries folded.
     :ivar rounds: as of `Machine`; ``states`` have the length of the journal, and the tasks' places.
     """
 
@@ -91,13 +91,12 @@ class Walk:
         self.size = 0
         self.same: dict[tuple[Places, Places], bool] = {}
         self.begun = False
-        self.folded = 0
         self.log: list[Event] = []
-        self.findings: list[Finding] = []
-        self.reached: list[str] = []
+        self.told: list[Finding | str | None] = []
         self.journal: list[tuple[int, int, int]] = []
         self.offs = [-1] * tasks
         self.rounds = Rounds()
+        self.cycles = Cycles(self.rounds)  # of `rounds`, as long as that does not change
         self._now: list[int] = []  # the value of each cell,
         self._wseq: list[int] = []  # and where in the log it was last changed
         self._undo: list[Undo] = []
@@ -119,11 +118,12 @@ class Walk:
         if length < len(log):
             length = step_start(log, length)
         while len(log) > length:
-            del log[-1]
-            undo = self._undo.pop()
-            self._back(undo)
+            log.pop()
+            self._back(self._undo.pop())
         while self._given_up and self._given_up[-1] >= len(log):
             self._given_up.pop()
+        while self.halts and self.halts[-1] >= len(log):
+            self.halts.pop()
 
     def _back(self, undo: Undo) -> None:
         journal = self.journal
@@ -134,15 +134,11 @@ class Walk:
         self.at[undo.task] = undo.node
         self.own[undo.task].pop()
         self.offs = undo.offs
-        del self.findings[undo.findings :]
-        del self.reached[undo.reached :]
-        self.folded = undo.folded
-        del self.halts[undo.halts :]
-        rounds = self.rounds
-        rounds.starts = undo.starts
-        rounds.period = undo.period
-        rounds.until = undo.until
-        del rounds.states[undo.states :]
+        if len(self.told) != undo.told:
+            del self.told[undo.told :]
+        if self.cycles is not undo.cycles:
+            self.cycles = undo.cycles
+            self.cycles.restore(self.rounds)
 
     # --- forth ---------------------------------------------------------------------------
 
@@ -150,7 +146,7 @@ class Walk:
         """Every task at its first point; False: that is not known."""
         if self.begun:
             return True
-        self.findings, self.reached, self.folded, self.halts = [], [], 0, []
+        self.told, self.halts = [], []
         self._now = list(self.table.initial)
         self._wseq = [-1] * len(self._now)
         for task, root in enumerate(self.roots):
@@ -179,13 +175,20 @@ class Walk:
             }
         elif node.could:
             event.could = self._could(node)
-        self.rounds.starts = []
+        if self.rounds.starts:
+            self.rounds.starts = []
+            self.cycles = Cycles(self.rounds)
         if not self._go_on(node.next.get(0), task, event, prefix) or not self._look(task):
             self._rewind(position)
             return False
-        if self.at[task].kind != FATAL:
-            self.offs[task] = -1
+        if event.off >= 0 and self.at[task].kind != FATAL:
+            self._off(task, -1)
         return True
+
+    def _off(self, task: int, position: int) -> None:
+        """Where it was last seen disabled."""
+        self.offs = list(self.offs)
+        self.offs[task] = position
 
     def _go_on(
         self, node: Node | None, task: int, event: Event | None, prefix: Sequence[Decision]
@@ -195,7 +198,10 @@ class Walk:
         values = self.table.values
         while node is not None:
             for op in node.ops:
-                self._apply(op, task, event)
+                if op.code == SET:
+                    self._set(op, op.vid)
+                else:
+                    self._apply(op, task, event)
             kind = node.kind
             if kind == LOOK:
                 node = node.next.get(now[node.cid])
@@ -222,41 +228,44 @@ class Walk:
                     return True
         return False
 
+    def _set(self, op: Op, vid: int) -> None:
+        cid = op.cid
+        self.journal.append((cid, self._now[cid], self._wseq[cid]))
+        self._now[cid] = vid
+        if op.seq:
+            self._wseq[cid] = len(self.log) - 1
+
     def _apply(self, op: Op, task: int, event: Event | None) -> None:
         code = op.code
-        if code in (SET, CHANGE):
-            cid = op.cid
-            old = self._now[cid]
-            new = op.vid
-            if code == CHANGE:
-                found = op.to.get(old)
-                if found is None:
-                    assert op.change is not None
-                    found = op.to[old] = self.table.value(cid, op.change(self.table.values[old]))
-                new = found
-                if op.shown and event is not None:
-                    event.seen = self.table.values[old]
-                    event.left = self.table.values[new]
-            self.journal.append((cid, old, self._wseq[cid]))
-            self._now[cid] = new
-            if op.seq:
-                self._wseq[cid] = len(self.log) - 1
+        if code == CHANGE:
+            old = self._now[op.cid]
+            new = op.to.get(old, -1)
+            if new < 0:
+                assert op.change is not None
+                new = op.to[old] = self.table.value(op.cid, op.change(self.table.values[old]))
+            if op.shown and event is not None:
+                event.seen = self.table.values[old]
+                event.left = self.table.values[new]
+            self._set(op, new)
+        elif code == FOLD:
+            self.told.append(None)
+        elif self.halts:
+            return  # what others do after BUG() is not judged
         elif code == REPORT:
             self._report(op.text, task)
-        elif code == REACH:
-            if not self.halts:
-                self.reached.append(op.text[0])
         else:
-            self.folded += 1
+            self.told.append(op.text[0])
+
+    @property
+    def findings(self) -> list[Finding]:
+        return [f for f in self.told if isinstance(f, Finding)]
 
     def _report(self, text: tuple[str, ...], task: int) -> None:
         rule, message, obj, place = text
-        if self.halts:
-            return
         for f in self.findings:
             if f.rule == rule and f.message == message:
                 return
-        self.findings.append(Finding(rule, message, len(self.log) - 1, task, obj, -1, place))
+        self.told.append(Finding(rule, message, len(self.log) - 1, task, obj, -1, place))
 
     def _choose(self, node: Node, task: int, prefix: Sequence[Decision]) -> Event | None:
         position = len(self.log)
@@ -321,6 +330,7 @@ class Walk:
             rounds.starts = starts
             rounds.period = rounds.until = 0
         rounds.states.append((len(self.log), (len(self.journal), tuple(self.at))))
+        self.cycles = Cycles(rounds)
         return True
 
     def _as_at(self, position: int, journal: int, then: Places) -> bool | None:
