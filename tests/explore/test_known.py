@@ -35,6 +35,7 @@ def facts(events: list[Event]) -> str:
 def everything(program: MachineProgram, most: int = 0, **options: Any) -> list[Any]:
     """All that a search sees of each execution."""
     seen: list[Any] = []
+    program.machine.remember_after = 0
 
     def note(e: Execution) -> None:
         findings = [(f, f.place) for f in e.findings]
@@ -103,6 +104,7 @@ def test_designs_that_repeat_themselves_execute_the_same(
     def schedules(program: MachineProgram) -> list[Any]:
         seen: list[Any] = []
         options = Options(max_executions=most, retries=-1)
+        program.machine.remember_after = 0
         search(program, options, on_execution=lambda e: seen.append((e.status, e.decisions)))
         return seen
 
@@ -139,7 +141,9 @@ def program(look: str) -> MachineProgram:
 
 def test_a_task_that_looks_at_no_cell_is_found_out() -> None:
     fine, odd = program("nothing"), program("list")
-    fine.remembers = odd.remembers = True
+    for made in (fine, odd):
+        made.remembers = True
+        made.machine.remember_after = 0
     search(fine)
     with pytest.raises(MachineError, match="no cell"):
         search(odd)
@@ -163,6 +167,7 @@ def test_what_settled_states_hold_is_judged_again_now_and_then() -> None:
 
     made = MachineProgram(m, [(f"t{n}", lambda n=n: task(n)) for n in range(2)], settle)  # type: ignore[misc]
     made.remembers = True
+    made.machine.remember_after = 0
     with pytest.raises(MachineError, match="settled state was judged otherwise"):
         search(made, Options(max_executions=400))
     assert len(judged) == 2

@@ -78,7 +78,8 @@ class Machine(Schedule):
         states are not compared, `septum.machine.rounds`).
     :ivar remembers: executions that hold nothing new are looked up (`septum.machine.known`).
     :ivar halts: log positions at which BUG() ended a task in this execution.
-    :ivar learning: the present execution is compared with what is known.
+    :ivar remember_after: so many executions, for few hold what is looked up later.
+    :ivar learning: the present execution is one of a search that looks up.
     :ivar rec: what notes it, from where it is new.
     :ivar memory_model: ``SC`` or ``TSO`` (`septum.machine.buffers`).
     :ivar buffers: the store buffers while tasks run under TSO; None under SC, and where
@@ -95,6 +96,7 @@ class Machine(Schedule):
         self.acc: list[Access] = _Discard()
         self.retries_allowed = 0
         self.remembers = False
+        self.remember_after = 16
         self.memory: Memory | None = None
         self._memory_of: tuple[Any, ...] = ()
         self.history: list[Any] | None = None
@@ -356,12 +358,14 @@ class Machine(Schedule):
         """
         self._sleep = dict(sleep) if sleep else {}
         lowest = policy.kind == "lowest"
-        learn = self._remembered(bodies, policy, settle, fingerprint)
+        self.learning = self._may_remember(policy, fingerprint)
+        learn = self._remembered(bodies, settle) if self.learning else None
         if learn is not None:
             known = learn.run(prefix, self._sleep, covered, limits, lowest, survivors)
             if known is not None and learn.trusted():
                 self._sleep = learn.sleep
                 self.retries_folded = learn.retries_folded
+                self.learning = False
                 return known
         mark = self.begun = len(self.journal)
         self._prefix = prefix
@@ -386,7 +390,6 @@ class Machine(Schedule):
             self.histories = [[] for _ in self.tasks]
         self._way = Way(policy, len(self.tasks))
         self._main = getcurrent()
-        self.learning = learn is not None
         self._new = -1
         if learn is not None:
             if learn.begun:
@@ -443,29 +446,28 @@ class Machine(Schedule):
                 settle()
         return self.findings[before:], frozenset(self.reached) - reached
 
+    def _may_remember(self, policy: Policy, fingerprint: bool) -> bool:
+        """Whether what is known of the tasks may be used."""
+        return (
+            self.remembers
+            and policy.kind in ("continue", "lowest")
+            and not fingerprint
+            and not self.tracing
+            and self.history is None
+            and self.state_hook is None
+            and self.memory_model == "SC"
+        )
+
     def _remembered(
-        self,
-        bodies: Sequence[tuple[str, Callable[[], None]]],
-        policy: Policy,
-        settle: Callable[[], None] | None,
-        fingerprint: bool,
+        self, bodies: Sequence[tuple[str, Callable[[], None]]], settle: Callable[[], None] | None
     ) -> Memory | None:
-        """What is known of the tasks, where it may be used."""
-        if (
-            not self.remembers
-            or policy.kind not in ("continue", "lowest")
-            or fingerprint
-            or self.tracing
-            or self.history is not None
-            or self.state_hook is not None
-            or self.memory_model != "SC"
-        ):
-            return None
+        """What is known of the tasks, unless few executions have begun so far."""
         of = (bodies, settle, self.muted, self.retries_allowed, tuple(self.listeners))
         if self.memory is None or self.memory.full or of != self._memory_of:
             self.memory = Memory(len(bodies))
             self._memory_of = of
-        return self.memory
+        self.memory.runs += 1
+        return self.memory if self.memory.runs > self.remember_after else None
 
     @property
     def sleeping(self) -> Mapping[int, Footprint]:

@@ -59,6 +59,7 @@ class Memory(Walk):
         super().__init__(tasks)
         self._judged: dict[Any, Judged] = {}
         self._covered: Sequence[Footprint] = ()
+        self.runs = 0  # executions begun
         self.looked_up = 0
         self.sleep: dict[int, Footprint] = {}
         self.retries_folded = 0  # in the whole execution

@@ -59,15 +59,11 @@ class Recorder:
         self._since: dict[Cell, int] | None = None
         self._compared = {at: places for at, (_, places) in memory.rounds.states}
 
-    def _cell(self, cell: Cell) -> int:
+    def _cell(self, cell: Cell, first: Any) -> int:
+        """Its number.  All changes but the last ones are noted; before those it was ``first``."""
         table = self.table
         cid = table.cells.get(cell.name)
         if cid is None:
-            first = cell._v
-            for changed, old, _ in self.m.journal[self.m.begun :]:
-                if changed is cell:
-                    first = old
-                    break
             cid = table.cells[cell.name] = len(table.names)
             table.names.append(cell.name)
             table.initial.append(table.value(cid, first))
@@ -91,14 +87,14 @@ class Recorder:
         journal = m.journal
         if self.written == len(journal):
             return
-        last: dict[str, Cell] = {}
+        changed: dict[str, tuple[Cell, Any]] = {}
         for i in range(self.written, len(journal)):
-            cell = journal[i][0]
+            cell, old, _ = journal[i]
             if cell is not m.rcu:  # callbacks: their order is nobody's business
-                last[cell.name] = cell
+                changed[cell.name] = cell, changed[cell.name][1] if cell.name in changed else old
         self.written = len(journal)
-        for cell in last.values():
-            cid = self._cell(cell)
+        for cell, first in changed.values():
+            cid = self._cell(cell, first)
             op = Op(SET, cid)
             op.vid = self.table.value(cid, cell._v)
             op.seq = cell.wseq == m.seq
@@ -112,7 +108,7 @@ class Recorder:
         self._flush()
         journal.append(entry)
         self.written = len(journal)
-        op = Op(CHANGE, self._cell(cell))
+        op = Op(CHANGE, self._cell(cell, entry[1]))
         op.change = change
         op.seq = seq
         op.shown = shown
@@ -153,14 +149,14 @@ class Recorder:
             self.never()
             return
         if cid < 0:
-            cid = self._cell(cell)
+            cid = self._cell(cell, cell._v)
         self.known.add(cid)
         self._look(LOOK, cid, self.table.value(cid, cell._v))
 
     def tried(self, cell: Cell, *, exclusive: bool) -> None:
         """It looks at whether a lock that is tried is free (for an ``exclusive`` holder)."""
         self._flush()
-        cid = self._cell(cell)
+        cid = self._cell(cell, cell._v)
         if cid in self.known:
             return
         excl, readers = cell._v
@@ -244,10 +240,11 @@ class Recorder:
             node.op, node.obj = op, obj
             node.waits = wait is not None or since is not None
             if wait is not None:
-                node.cid, node.wait, node.could = self._cell(wait[0]), wait[1], wait[2]
+                node.cid, node.wait, node.could = self._cell(wait[0], wait[0]._v), wait[1], wait[2]
             if since is not None:
                 node.since = [
-                    (self._cell(cell), own.index(at) if at >= 0 else -1) for cell, at in looks
+                    (self._cell(cell, cell._v), own.index(at) if at >= 0 else -1)
+                    for cell, at in looks
                 ]
         elif node.op != op or node.obj != obj:
             self._odd(node)
