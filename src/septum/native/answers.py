@@ -33,7 +33,8 @@ SEAMCALL, SPTE, FREED, LOAD = range(1, 5)
     _POINT,
     _AWAIT,
     _RETURN,
-) = range(10)
+    _PEEK,
+) = range(11)
 (
     _ACC,
     _TOUCH,
@@ -188,6 +189,11 @@ class Answers:
         """Python read the image's memory."""
         if self.now is not None and self.m.exploring:
             self._look(_LOAD, addr, size, value)
+
+    def peeked(self, addr: int, value: int) -> None:
+        """Python read a word of the image's memory for the running task."""
+        if self.now is not None and self.m.exploring:
+            self._look(_PEEK, addr, 8, value)
 
     def called(self, function: int, argument: int, value: int) -> None:
         """Python called a function of the image that changes nothing."""

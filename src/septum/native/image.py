@@ -196,6 +196,7 @@ class Image:
         self._spawn = self.function("septum_spawn", 7)
         self._save = self.function("septum_save", 0)
         self._poke = self.function("septum_poke", 3)
+        self._peek = self.function("septum_peek", 2)
         self._restore = self.function("septum_restore", 0)
         self.exploring = ctypes.c_int.from_address(symbols["septum_exploring"])
         self.found_count = ctypes.c_uint64.from_address(symbols["septum_found_count"])
@@ -353,6 +354,13 @@ class Image:
         if self.answers is not None:
             self.answers.poked(addr, value)
         self._poke(task, addr, value)
+
+    def peek(self, addr: int, task: int) -> int:
+        """Read a word on behalf of a task (-1: nobody explores): it shares what it reads."""
+        value = self._peek(task, addr)
+        if self.answers is not None:
+            self.answers.peeked(addr, value)
+        return value
 
     def is_shared(self, addr: int) -> bool:
         """The granule was found to be used by two tasks."""

@@ -79,7 +79,7 @@ class Granule(Cell):
         """The value now, read inside the current event."""
         m = self.m
         m.acc.append((self.name, READ))
-        value = self.kernel.image.u64(self.addr)
+        value = self.kernel.image.peek(self.addr, m.current.id if m.exploring else -1)
         if m.history is not None:
             m.history.append(value)
         return value

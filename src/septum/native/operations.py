@@ -120,9 +120,6 @@ def unsupported(scenario: Scenario) -> str:
         for inner in what.guest:
             if inner.name not in _GUEST_OPS_KNOWN:
                 return f"guest operation {inner.name} is not offered by the compiled kernel"
-    vm = start.default_vm
-    if scenario.yields and vm is not None and vm.features.eager_split:
-        return "reschedules in the eager split: its executions do not repeat exactly"
     if scenario.interrupts or scenario.alloc_failures:
         return "injected interrupts or allocation failures: not offered by the compiled kernel"
     return ""

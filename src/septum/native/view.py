@@ -76,10 +76,10 @@ class NativeView(NativeDirectView):
         head = kernel.struct + kernel.fields["kvm.arch.tdp_mmu_roots"][0]
         link = kernel.fields["kvm_mmu_page.link"][0]
         out: list[int] = []
-        at = kernel.image.u64(head)
+        at = kernel.objects.cell(head).peek()
         while at not in (head, 0) and len(out) < 64:
             out.append(at - link)
-            at = kernel.image.u64(at)
+            at = kernel.objects.cell(at).peek()
         return out
 
     def roots(self) -> list[RootView]:
@@ -94,7 +94,9 @@ class NativeView(NativeDirectView):
                 if sp:
                     used[sp] = used.get(sp, 0) + 1
         out = []
-        for sp in {*listed, *used}:
+        for sp in sorted({*listed, *used}):
+            for member in ("role", "tdp_mmu_scheduled_root_to_zap", "tdp_mmu_root_count"):
+                kernel.member(f"kvm_mmu_page.{member}", sp).peek()
             invalid = bool(kernel.invalid(sp))
             scheduled = bool(kernel.value("kvm_mmu_page.tdp_mmu_scheduled_root_to_zap", sp) & 0xFF)
             count = kernel.value("kvm_mmu_page.tdp_mmu_root_count", sp) & 0xFFFFFFFF

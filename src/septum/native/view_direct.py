@@ -40,7 +40,15 @@ class NativeDirectView(BaseView):
     def _slot_state(self, gfn: int) -> int:
         return self.kernel.image.look("septum_slot_state", gfn)
 
+    def _look_at(self, function: str, argument: int = 0) -> None:
+        """A word whose address the glue knows is read in this step: others may write it."""
+        addr = self.kernel.image.look(function, argument)
+        if addr:
+            self.kernel.objects.cell(addr).peek()
+
     def has_memslot(self, gfn: int) -> bool:
+        self._look_at("septum_slots_word")
+        self._look_at("septum_generation_word")
         return bool(self._slot_state(gfn) & _IN_EFFECT)
 
     def mmio_is_current(self, value: int) -> bool:
@@ -52,6 +60,8 @@ class NativeDirectView(BaseView):
         return tuple(g for g in sorted(self.kernel.gfns) if self._slot_state(g) & _LOGGED)
 
     def marked_dirty(self, gfn: int) -> bool:
+        self._look_at("septum_slots_word")
+        self._look_at("septum_dirty_word", gfn)
         if self._slot_state(gfn) & _DIRTY:
             return True
         return any(gfn in vcpu.pml.peek() for vcpu in self.kernel.vcpus)

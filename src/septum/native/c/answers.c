@@ -13,6 +13,7 @@
 
 u64 septum_held_write(u64 n, u64 lock);
 void septum_poke(u64 task, u64 addr, u64 value);
+u64 septum_peek(u64 task, u64 addr);
 
 KEEP static u64 poke_at;
 
@@ -152,6 +153,9 @@ int septum_answer(u32 task, u32 at)
 			break;
 		case NODE_LOAD:
 			value = load(n->a, n->b);
+			break;
+		case NODE_PEEK:
+			value = septum_peek(task, n->a);
 			break;
 		case NODE_CALL:
 			value = ((u64(*)(u64))n->a)(n->b);

@@ -20,6 +20,7 @@ enum node_kind {
 	NODE_POINT,	/* a: operation, b: object; then go on */
 	NODE_AWAIT,	/* a: name; until something blamed changes, then go on */
 	NODE_RETURN,
+	NODE_PEEK,	/* a: address of a word that the task is noted to read */
 };
 
 enum op_code {

@@ -263,6 +263,19 @@ void septum_poke(u64 task, u64 addr, u64 value)
 	*(volatile u64 *)addr = value;
 }
 
+/* A word that Python reads for a task (monitors, the CPU's walks). */
+u64 septum_peek(u64 task, u64 addr)
+{
+	int old = septum_current;
+
+	if (septum_exploring && task < SEPTUM_TASKS) {
+		septum_current = (int)task;
+		septum_granule(addr, 0);
+		septum_current = old;
+	}
+	return *(volatile u64 *)addr;
+}
+
 KEEP u64 septum_constant; /* address of what nobody writes, but lies beside what is written */
 
 int septum_is_running(void) { return running; }

@@ -242,6 +242,18 @@ u64 septum_slot_state(u64 gfn)
 	return state;
 }
 
+/* What the above looks at and others change: the slots in effect, their generation, and the
+ * word of the dirty bitmap (0: there is none). */
+u64 septum_slots_word(void) { return (u64)&septum_kvm->memslots[0]; }
+u64 septum_generation_word(void) { return (u64)&kvm_memslots(septum_kvm)->generation; }
+u64 septum_dirty_word(u64 gfn)
+{
+	struct kvm_memory_slot *slot = gfn_to_memslot(septum_kvm, gfn);
+
+	return slot && slot->dirty_bitmap ?
+		       (u64)&slot->dirty_bitmap[(gfn - slot->base_gfn) / 64] : 0;
+}
+
 /* An MMIO SPTE of the present generation of memslots. */
 u64 septum_mmio_is_current(u64 spte)
 {
