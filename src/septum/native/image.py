@@ -65,6 +65,7 @@ PAGE: Final = 4096
 _MAP_FIXED_NOREPLACE: Final = 0x100000
 _MAP_NORESERVE: Final = 0x4000
 _BUGFLAG_WARNING: Final = 1
+_SHARED, _WATCHED, _BY = 1, 3, 16  # marks of a granule (c/runtime.h)
 
 
 class ImageError(RuntimeError):
@@ -366,14 +367,19 @@ class Image:
         """The granule was found to be used by two tasks."""
         for shared, base, end in self._shared:
             if base <= addr < end:
-                return ctypes.c_uint8.from_address(shared + (addr - base >> 3)).value in (1, 2)
+                mark = ctypes.c_uint8.from_address(shared + (addr - base >> 3)).value
+                return mark not in (0, _WATCHED)
         return False
 
-    def share(self, addr: int) -> None:
-        """Make the granule's accesses scheduling points."""
+    def share(self, addr: int, writer: int = -1) -> None:
+        """Make the granule's accesses scheduling points.
+
+        :param writer: the only task that writes it, whose reads are none; -1: more than one.
+        """
+        mark = _SHARED if writer < 0 else _BY + writer
         for shared, base, end in self._shared:
             if base <= addr < end:
-                ctypes.c_uint8.from_address(shared + (addr - base >> 3)).value = 1
+                ctypes.c_uint8.from_address(shared + (addr - base >> 3)).value = mark
 
     def held_write(self, task: int, lock: int) -> int:
         """Whether a task holds a lock for writing."""
@@ -382,20 +388,23 @@ class Image:
             self.answers.held(task, lock, value)
         return value
 
-    def shared(self) -> list[int]:
-        """Addresses of the granules whose accesses are scheduling points."""
+    def shared(self) -> list[tuple[int, int]]:
+        """Addresses of the granules whose accesses are scheduling points, each with the only
+        task that writes it (-1: more than one)."""
         out = []
         for shared, base, end in self._shared:
             marks = ctypes.string_at(shared, end - base >> 3)
-            out += [base + 8 * at.start() for at in re.finditer(rb"[\x01\x02]", marks)]
+            for at in re.finditer(rb"[^\x00\x03]", marks):
+                mark = marks[at.start()]
+                out.append((base + 8 * at.start(), mark % _BY if mark >= _BY else -1))
         return out
 
-    def share_only(self, addresses: Iterable[int]) -> None:
-        """These, and those that were marked in the start state."""
+    def share_only(self, words: Iterable[tuple[int, int]]) -> None:
+        """These (as `shared` gives them), and those that were marked in the start state."""
         for (shared, _, _), marks in zip(self._shared, self._start_marks, strict=True):
             ctypes.memmove(shared, marks, len(marks))
-        for addr in addresses:
-            self.share(addr)
+        for addr, writer in words:
+            self.share(addr, writer)
 
     def cpu(self, task: int) -> int:
         """The CPU that a task runs on now (an IPI's handler: the target)."""

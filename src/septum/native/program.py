@@ -134,7 +134,7 @@ class NativeProgram(KeepsStates):
     def words(self) -> tuple[str, ...]:
         """The words that are scheduling points, by names that other processes know."""
         image = self.driver.image
-        return tuple(sorted(word_name(image, addr) for addr in image.shared()))
+        return tuple(sorted(word_name(image, addr, by) for addr, by in image.shared()))
 
     def know(self, words: tuple[str, ...]) -> None:
         """Make these words scheduling points, and no others than those of the start state.
@@ -143,13 +143,15 @@ class NativeProgram(KeepsStates):
             return
         image = self.driver.image
         found = (word_address(image, word) for word in words)
-        image.share_only(addr for addr in found if addr is not None)
+        image.share_only(word for word in found if word is not None)
         self.forget_sharing()
         self._known = words
 
     def forget_sharing(self) -> None:
-        """What was reported is a point by now."""
-        self.driver.image.new_shared_count.value = 0
+        """What was reported is known by now."""
+        image = self.driver.image
+        image.share_only(image.shared())
+        image.new_shared_count.value = 0
         self.machine.forget()
         if self.engine is not None:
             self.engine.python_runs()
@@ -260,6 +262,7 @@ def build_native(
     driver = Driver(kernel)
     start_state(driver, geometry, scenario.start)
     kernel.poke_symbol("septum_yields", chosen["yields"])
+    kernel.poke_symbol("septum_alloc_failures", scenario.alloc_failures)
     kernel.poke_symbol("septum_tells_monitors", int(uses_direct_roots(scenario)))
     if scenario.inject is not None:
         kernel.injection = _injection(machine, scenario)

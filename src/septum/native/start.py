@@ -24,6 +24,8 @@ _TDX, _AD_BITS, _PML, _NX, _EAGER_SPLIT = 1, 2, 4, 8, 16
 _QUIRK_SLOT_ZAP_ALL: Final = 1 << 7
 _FAR_SLOT: Final = 100
 _NO_FILE: Final = 255
+_CONSTANT: Final = ("tdp_mmu_enabled", "tdp_enabled")
+"""Variables that are set once, beside others that change."""
 
 
 def run(driver: Driver, call: Call, cpu: int, vcpu: int) -> int:
@@ -96,8 +98,9 @@ def start_state(driver: Driver, geometry: Geometry, start: Start) -> None:
     poke("septum_hva_pfn", HVA_PFN)
     poke("septum_hva_huge", int(level > 1))
     _watch(driver, geometry)
-    if "tdp_mmu_enabled" in driver.image.symbols:
-        poke("septum_constant", driver.image.symbols["tdp_mmu_enabled"])
+    symbols = driver.image.symbols
+    for number, name in enumerate(_CONSTANT):
+        kernel.poke(symbols["septum_constants"] + 8 * number, symbols.get(name, 0))
     for function, args in kernel.setup_arguments(_host(start)):
         must(function, *args, good=None if function == "septum_module_init" else _any)
     must("septum_create_vm", *_vm_arguments(td, features))

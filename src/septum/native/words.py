@@ -20,21 +20,25 @@ def _symbols(image: Image) -> list[tuple[int, str]]:
     return sorted((at, name) for name, at in image.symbols.items() if first <= at < end)
 
 
-def word_name(image: Image, addr: int) -> str:
-    """``symbol+offset``, or ``memory+offset`` in the allocators' memory (hexadecimal)."""
+def word_name(image: Image, addr: int, writer: int = -1) -> str:
+    """``symbol+offset``, or ``memory+offset`` in the allocators' memory (hexadecimal); with
+    ``@task`` if only that one writes it."""
+    by = f"@{writer}" if writer >= 0 else ""
     if addr >= ARENA:
-        return f"{_MEMORY}+{addr - ARENA:x}"
+        return f"{_MEMORY}+{addr - ARENA:x}{by}"
     symbols = _symbols(image)
     at, name = symbols[bisect_right(symbols, (addr, "\x7f")) - 1]
-    return f"{name}+{addr - at:x}"
+    return f"{name}+{addr - at:x}{by}"
 
 
-def word_address(image: Image, word: str) -> int | None:
-    """The address; None if the image has no such symbol."""
+def word_address(image: Image, word: str) -> tuple[int, int] | None:
+    """The address, and the only task that writes it (-1: more than one); None if the image has
+    no such symbol."""
+    word, _, by = word.partition("@")
     name, _, offset = word.rpartition("+")
     try:
-        number = int(offset, 16)
+        number, writer = int(offset, 16), int(by or -1)
     except ValueError:
         return None
     start = ARENA if name == _MEMORY else image.symbols.get(name)
-    return None if start is None else start + number
+    return None if start is None else (start + number, writer)

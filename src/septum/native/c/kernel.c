@@ -239,10 +239,31 @@ struct kmem_cache *M(__kmem_cache_create_args)(const char *name, unsigned int si
 }
 void M(kmem_cache_destroy)(struct kmem_cache *c) { }
 
+/* How many allocations of caches and pages that may sleep may fail: each of them a choice. */
+u64 septum_alloc_failures;
+
+static bool fails(gfp_t flags)
+{
+	u64 *left = &septum_alloc_failures;
+
+	if (!septum_exploring || !(flags & __GFP_DIRECT_RECLAIM) || flags & __GFP_NOFAIL ||
+	    !READ_ONCE(*left) || !septum_choose("allocation fails?", 2))
+		return false;
+	septum_touch(left, 8, SEPTUM_RMW | SEPTUM_ATOMIC);
+	if (!septum_get(left))
+		return false; /* another task's failed meanwhile */
+	septum_set(left, septum_get(left) - 1);
+	septum_tell(SEPTUM_TELL_REACHED, (u64)"an allocation failed", 0);
+	return true;
+}
+
 void *M(kmem_cache_alloc_noprof)(struct kmem_cache *c, gfp_t flags)
 {
-	void *p = septum_alloc(c->size, c->align);
+	void *p;
 
+	if (fails(flags))
+		return NULL;
+	p = septum_alloc(c->size, c->align);
 	if (c->ctor)
 		c->ctor(p);
 	return p;
@@ -291,7 +312,7 @@ struct page *M(alloc_pages_noprof)(gfp_t gfp, unsigned int order)
 }
 unsigned long M(get_free_pages_noprof)(gfp_t gfp, unsigned int order)
 {
-	return (unsigned long)septum_alloc(PAGE_SIZE << order, PAGE_SIZE << order);
+	return fails(gfp) ? 0 : (unsigned long)septum_alloc(PAGE_SIZE << order, PAGE_SIZE << order);
 }
 unsigned long M(get_zeroed_page_noprof)(gfp_t gfp) { return get_free_pages_noprof(gfp, 0); }
 

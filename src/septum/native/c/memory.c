@@ -105,7 +105,7 @@ static void watch_writes(u64 page)
 
 	for (u64 i = 0; i < 512; i++)
 		if (!shared[i] && septum_is_watched(i))
-			shared[i] = 3;
+			shared[i] = GRANULE_WATCHED;
 }
 
 /* Fresh zeroed memory of the running task's arena; never handed out twice in an execution. */

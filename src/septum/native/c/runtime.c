@@ -11,7 +11,8 @@
  * Which granules are shared is learned: every access marks its granule with the task, and a
  * granule that two tasks used, one of them for writing, is reported to the explorer, which
  * marks it and starts over.  When an exploration ends without a report, all the accesses that
- * can conflict were scheduling points.
+ * can conflict were scheduling points.  Of a granule that only one task writes, that task's own
+ * reads conflict with nothing: they are no points, until another task is found to write it.
  */
 #include "runtime.h"
 
@@ -207,7 +208,8 @@ void septum_cpu_relax(void)
 
 /* --- accesses ------------------------------------------------------------------------------ */
 
-static inline int mark(u32 *shadow, u64 write)
+/* The tasks that have written the granule in this execution, if two have used it; else 0. */
+static inline u32 mark(u32 *shadow, u64 write)
 {
 	u32 me = 1u << septum_current, s = *shadow, readers, writers;
 
@@ -218,14 +220,25 @@ static inline int mark(u32 *shadow, u64 write)
 	readers = s & 0xff;
 	writers = s >> 8 & 0xff;
 	readers |= writers;
-	return writers && (readers & (readers - 1));
+	return readers & (readers - 1) ? writers : 0;
 }
 
-/* Marks the granule; returns whether it is shared. */
+static int report(u64 addr, u8 *shared, u32 writers)
+{
+	if (septum_new_shared_count == 256)
+		return *shared && *shared != GRANULE_WATCHED;
+	septum_new_shared[septum_new_shared_count++] = addr & ~7ul;
+	/* A point from now on, which does no harm. */
+	*shared = (u8)(writers & (writers - 1) ? GRANULE_FOUND :
+						 GRANULE_FOUND_BY + __builtin_ctz(writers));
+	return 1;
+}
+
+/* Marks the granule; returns whether the access is a point. */
 int septum_granule(u64 addr, u64 write)
 {
 	struct septum_config *c = &septum_config;
-	u32 *shadow;
+	u32 *shadow, writers;
 	u8 *shared;
 	u64 g;
 
@@ -240,14 +253,24 @@ int septum_granule(u64 addr, u64 write)
 	} else {
 		return 0;
 	}
-	if (*shared == 1 || *shared == 2)
+	if (*shared == GRANULE_SHARED || *shared == GRANULE_FOUND)
 		return 1;
-	if (mark(shadow, write) && septum_new_shared_count < 256) {
-		septum_new_shared[septum_new_shared_count++] = addr & ~7ul;
-		*shared = 2; /* reported; a point from now on, which does no harm */
+	if (*shared >= GRANULE_FOUND_BY) {
+		if (write && *shared != GRANULE_FOUND_BY + septum_current)
+			*shared = GRANULE_FOUND;
 		return 1;
 	}
-	return *shared && write; /* 3: the writes of an entry of a table */
+	if (*shared >= GRANULE_BY) {
+		u32 by = *shared - GRANULE_BY;
+
+		if (by == (u32)septum_current)
+			return !!write;
+		return !write || report(addr, shared, 1u << by | 1u << septum_current);
+	}
+	writers = mark(shadow, write);
+	if (writers && report(addr, shared, writers))
+		return 1;
+	return *shared && write; /* watched: the writes of an entry of a table */
 }
 
 /* A word that Python writes for a task (the CPU's A and D bits). */
@@ -276,13 +299,13 @@ u64 septum_peek(u64 task, u64 addr)
 	return *(volatile u64 *)addr;
 }
 
-KEEP u64 septum_constant; /* address of what nobody writes, but lies beside what is written */
+KEEP u64 septum_constants[2]; /* addresses of what nobody writes, but lies beside what is written */
 
 int septum_is_running(void) { return running; }
 
 void septum_hook(u64 addr, u32 size, u64 type, u64 pc)
 {
-	if (!running || addr == septum_constant)
+	if (!running || addr == septum_constants[0] || addr == septum_constants[1])
 		return;
 	if (++ME->work > septum_config.work_max) {
 		septum_problem(SEPTUM_LOOP, pc, addr, "no end, and no access that others influence");

@@ -51,6 +51,15 @@ struct lock_state {
 
 #define LOCKS_MAX 512
 
+/* What is known of a granule (septum.native.image). */
+enum {
+	GRANULE_SHARED = 1,	/* all of its accesses are points */
+	GRANULE_FOUND,		/* the same; it is new */
+	GRANULE_WATCHED,	/* entry of a table: its writes are points */
+	GRANULE_BY = 16,	/* + task: shared, and written by this task alone */
+	GRANULE_FOUND_BY = 32,	/* the same, new */
+};
+
 struct septum_config {
 	u64 arena, arena_task, arena_size;	/* a piece per task, and all of it */
 	u64 image, image_end;			/* what is watched of the image */
