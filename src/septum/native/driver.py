@@ -43,7 +43,8 @@ from septum.native.objects import Granule
 from septum.native.problems import report_problems
 from septum.native.services import SERVICES, Services
 from septum.native.source import rmw_name
-from septum.tdx.leaves import SEAMCALL_NAMES, TDH_VP_ENTER
+from septum.native.vcpus import Vcpu
+from septum.tdx.leaves import SEAMCALL_NAMES, TDH_VP_ENTER, TDH_VP_FLUSH
 from septum.tdx.regs import Result
 from septum.tdx.status import decode, is_operand_busy
 
@@ -269,7 +270,9 @@ class Driver:
             self._point("free", objects.cell(ev.addr).name, ev.pc)
         for addr in range(ev.addr, ev.addr + ev.size, 8):
             if self.image.is_shared(addr):
-                m.acc.append((objects.cell(addr).name, WRITE))
+                # A lock in it: whoever takes or releases it has to be first.
+                kind = FAIL_EXCL if self.image.is_lock(addr) else WRITE
+                m.acc.append((objects.cell(addr).name, kind))
 
     def _retry(self, number: int, ev: Any) -> None:
         self.notice.retried(number)
@@ -395,7 +398,9 @@ class Driver:
         self.last[number] = (name, result)
         self.notice.seamcall(number, name, result)
         if code == TDH_VP_ENTER:
-            result = self._enter(number, cpu, result)
+            result = self._enter(number, kernel.vcpu_at(regs["rcx"]), cpu, result)
+        elif code == TDH_VP_FLUSH and getattr(result, "flush", False):
+            flush_all(kernel.vcpu_at(regs["rcx"]), cpu)
         self._answered(ev, args, variant, result)
 
     def _answered(self, ev: Any, args: int, variant: int, result: Any) -> None:
@@ -426,9 +431,9 @@ class Driver:
         if self.answers is not None:
             self.answers.leave(vcpu)
 
-    def _enter(self, number: int, cpu: int, result: Any) -> Any:
+    def _enter(self, number: int, vcpu: Vcpu, cpu: int, result: Any) -> Any:
         """VP.ENTER up to the TD exit."""
-        vcpu = self.kernel.vcpus[cpu]
+        vcpu.moved_to(cpu)
         if getattr(result, "flush", False):
             flush_all(vcpu, cpu)
         if result.event != "td-entry":
@@ -442,7 +447,7 @@ class Driver:
         if vcpu.guest.pc.v != before or not self._shared_violation(result):
             self.got_on(number)
         if vcpu.guest.halted.v:
-            self.leave(cpu)
+            self.leave(vcpu.id)
         if result.rax & 0xFFFFFFFF == EXIT_REASON_TDCALL:
             return _map_gpa(vcpu, result.rax)
         return result

@@ -189,6 +189,7 @@ class Image:
         self._configure()
         self.resume = self.function("septum_resume", 1)
         self.can = self.function("septum_can", 1)
+        self.is_lock = self.function("septum_is_lock", 1)
         self.begin = self.function("septum_begin", 0)
         self._held_write = self.function("septum_held_write", 2)
         self._used_entries = self.function("septum_used_entries", 3)

@@ -67,6 +67,7 @@ class Kernel:
         image.bugs(self.fields["sizeof.bug_entry"][1], self.fields["offset.bug_entry.flags"][0])
         self.objects = Objects(self)
         self.vcpus: list[Vcpu] = []
+        self._tdvprs: dict[int, Vcpu] = {}
         self.gfns: frozenset[int] = frozenset()
         self.slots: dict[int, tuple[int, ...]] = {}
         self.features = Features()
@@ -183,6 +184,17 @@ class Kernel:
         """HPA of a vCPU's TDVPR page."""
         page = self.value("vcpu_tdx.vp.tdvpr_page", self.vcpu_struct(number))
         return (page - VMEMMAP) // 64 << 12
+
+    def vcpu_at(self, tdvpr: int) -> Vcpu:
+        """The vCPU with this TDVPR page."""
+        vcpu = self._tdvprs.get(tdvpr)
+        if vcpu is None:
+            # It stays where it is: looking for it is no part of what a call looks at.
+            answers, self.image.answers = self.image.answers, None
+            self._tdvprs.update((self.tdvpr(vcpu.id), vcpu) for vcpu in self.vcpus)
+            self.image.answers = answers
+            vcpu = self._tdvprs[tdvpr]
+        return vcpu
 
     def memory_hash(self) -> int:
         """A hash of how the kernel's memory, and what is allocated of it, differs from the

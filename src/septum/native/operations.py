@@ -42,6 +42,7 @@ _OPS: Final[Mapping[str, tuple[str, int, bool]]] = {
     "access": ("septum_op_access", _GFN, True),
     "age": ("septum_op_age", _RANGE, False),
     "clear_dirty": ("septum_op_clear_dirty", _PLAIN, False),
+    "close_vcpu": ("septum_op_close_vcpu", _PLAIN, True),
     "create_slot": ("septum_op_create_slot", _NEW_SLOT, False),
     "delete_slot": ("septum_op_delete_slot", _PLAIN, False),
     "destroy_vm": ("septum_op_destroy_vm", _PLAIN, False),
@@ -51,6 +52,7 @@ _OPS: Final[Mapping[str, tuple[str, int, bool]]] = {
     "init_mem_region": ("septum_op_init_mem_region", _GFN, False),
     "load": ("septum_op_load", _PLAIN, True),
     "log_dirty": ("septum_op_log_dirty", _PLAIN, False),
+    "migrate_vcpu": ("septum_op_migrate_vcpu", _PLAIN, True),
     "move_slot": ("septum_op_move_slot", _SLOT, False),
     "prefault": ("septum_op_prefault", _GFN, True),
     "punch_hole": ("septum_op_punch_hole", _RANGE, False),
@@ -59,6 +61,7 @@ _OPS: Final[Mapping[str, tuple[str, int, bool]]] = {
     "release_hkid": ("septum_op_release_hkid", _PLAIN, False),
     "run_vcpu": ("septum_op_run_vcpu", _PLAIN, True),
     "set_attributes": ("septum_op_set_attributes", _RANGE, False),
+    "teardown": ("septum_op_teardown", _PLAIN, False),
     "test_age": ("septum_op_test_age", _GFN, False),
     "unlist_nx": ("septum_op_unlist_nx", _PLAIN, False),
     "unmap_hva": ("septum_op_unmap_hva", _RANGE, False),
@@ -161,7 +164,16 @@ def _guest(geometry: Geometry, what: Op) -> GuestOp:
 
 _REMOVING: Final = frozenset({"punch_hole", "zap_leafs", "zap_range"})
 _REMOVING_ALL: Final = frozenset(
-    {"close_gmem", "delete_slot", "destroy_vm", "release_gmem", "release_hkid", "zap_table"}
+    {
+        "close_gmem",
+        "close_vcpu",
+        "delete_slot",
+        "teardown",
+        "destroy_vm",
+        "release_gmem",
+        "release_hkid",
+        "zap_table",
+    }
 )
 EVERYTHING: Final = (0, 1 << 52)
 

@@ -23,7 +23,7 @@ from septum.native.answers import NativeMachine
 from septum.native.driver import Driver
 from septum.native.engine import Engine, Plan
 from septum.native.errors import SharingGrew
-from septum.native.image import Image
+from septum.native.image import CPUS, Image
 from septum.native.kernel import Kernel
 from septum.native.operations import EVERYTHING, bind, removals, uses_direct_roots
 from septum.native.start import epilogue_steps, start_state
@@ -157,10 +157,13 @@ class NativeProgram(KeepsStates):
             self.engine.python_runs()
         self._known = None
 
-    def warm_up(self) -> int:
-        """Learn which words tasks share; how many runs it took."""
+    def warm_up(self, first: int = 0) -> int:
+        """Learn which words tasks share; how many runs it took.
+
+        :param first: seed of the first run.
+        """
         runs = 0
-        for seed in range(_WARM_UP):
+        for seed in range(first, first + _WARM_UP):
             runs += 1
             try:
                 self.run((), None, Policy("random", seed=seed))
@@ -296,8 +299,8 @@ def build_native(
     machine.findings.clear()
     image.new_shared_count.value = 0
     if any(o.name == "run_vcpu" for t in scenario.tasks for o in t.ops):
-        for vcpu in kernel.vcpus:
-            image.share(vcpu.ipi.addr)
+        for cpu in range(CPUS):
+            image.share(image.symbols["septum_irqs_off"] + 8 * cpu)
     image.save()
     return built
 
@@ -333,7 +336,10 @@ def _plans(driver: Driver, geometry: Geometry, scenario: Scenario) -> list[list[
         if cpu < 0:
             cpu, hosts = hosts, hosts + 1
         plan = []
-        for name, args, program in (bind(geometry, task.vcpu, what) for what in task.ops):
+        for what in task.ops:
+            name, args, program = bind(geometry, task.vcpu, what)
+            if what.name == "migrate_vcpu":
+                cpu = int(what.args[0])
             load = None
             if program:
                 load = partial(driver.kernel.vcpus[task.vcpu].guest.load, program)

@@ -204,6 +204,8 @@ def epilogue_steps(driver: Driver, geometry: Geometry, start: Start, view: Any) 
     """Touch every GFN that has a memslot by now, take everything away, close everything."""
     kernel = driver.kernel
     call = driver.sequential
+    if kernel.image.u64(kernel.image.symbols["septum_destroyed"]):
+        return []  # by the scenario's own tasks
     steps: list[Callable[[], object]] = []
     slots = scenario_slots(start)
     gfns = (real_gfn(geometry, g) for g in range(1 << geometry.gfn_bits))

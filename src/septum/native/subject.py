@@ -12,6 +12,7 @@ import pickle
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from typing import Final
 
 from septum.explore import Options, SearchResult, search
@@ -25,6 +26,7 @@ from septum.native.image import ImageError
 from septum.native.operations import unsupported
 from septum.native.process import ImageDied, ImageProcess, Wanted, end, here
 from septum.native.program import NativeBuilt, SharingGrew
+from septum.native.words import united
 from septum.scenarios.result import CheckResult
 from septum.scenarios.rows import OURS, Row, at_fault, explore_here, judge
 from septum.scenarios.start import StartError
@@ -89,7 +91,7 @@ def _row(row: Row, verdict: str, note: str) -> CheckResult:
 def _explore(
     built: NativeBuilt, row: Row, pickled: bytes, size: Size, words: tuple[str, ...]
 ) -> UnitResult | CheckResult | Learned:
-    program = built.program
+    program, words = built.program, united(words)
     branch: Branch = pickle.loads(pickled)
     program.know(words)
     if not branch.levels and not words:
@@ -106,13 +108,15 @@ def _explore(
 
 def search_whole(built: NativeBuilt, options: Options) -> SearchResult:
     """A search as one piece of work, until it finds no more words that tasks share."""
-    while True:
+    for seed in count(1000, 1000):
         with suppress(SharingGrew):
             return search(built.program, options)
+        built.program.warm_up(seed)  # where one is new, more are, often
+    raise AssertionError("count() ends")
 
 
 def _conclude(built: NativeBuilt, row: Row, found: SearchResult) -> CheckResult:
-    built.program.know(found.words)
+    built.program.know(united(found.words))
     return judge(row, built, found, _shrinker(built, row))
 
 

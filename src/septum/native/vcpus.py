@@ -34,7 +34,7 @@ class _Root:
 class Vcpu:
     """What `septum.kvm.guest` and `septum.kvm.vmx` need of a vCPU.
 
-    :ivar cpu: ``.v``: the CPU that it runs on.
+    :ivar cpu: ``.v``: the CPU that it was entered on last.
     :ivar pml: GFNs that its CPU has logged.
     :ivar exit: its last VM exit.
     """
@@ -45,11 +45,22 @@ class Vcpu:
         self.m = m
         self.id = number
         self.guest = Guest(m, f"guest{number}")
-        self.ipi = ipi
-        self.cpu = SimpleNamespace(v=number)
+        self._ipi = ipi
+        self.cpu = Cell(m, f"vcpu{number}.cpu", number)
         self.root_hpa = _Root(kernel, number)
         self.pml = Cell(m, f"vcpu{number}.pml", ())
         self.exit = Cell(m, f"vcpu{number}.exit", None)
+
+    @property
+    def ipi(self) -> Granule:
+        """Of that CPU: IRQs are off, an IPI is pending."""
+        away = 8 * (self.cpu.v - self.id)
+        return self.kvm.objects.cell(self._ipi.addr + away) if away else self._ipi
+
+    def moved_to(self, cpu: int) -> None:
+        """It is entered on this CPU."""
+        if self.cpu.v != cpu:
+            self.cpu.set(cpu)
 
 
 class _Entry:

@@ -5,11 +5,12 @@ and the order of allocations stay what they are, in another build."""
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterable
 from functools import cache
 
 from septum.native.image import ARENA, Image
 
-__all__ = ["word_address", "word_name"]
+__all__ = ["united", "word_address", "word_name"]
 
 _MEMORY = "memory"
 
@@ -29,6 +30,16 @@ def word_name(image: Image, addr: int, writer: int = -1) -> str:
     symbols = _symbols(image)
     at, name = symbols[bisect_right(symbols, (addr, "\x7f")) - 1]
     return f"{name}+{addr - at:x}{by}"
+
+
+def united(words: Iterable[str]) -> tuple[str, ...]:
+    """What several searches have learned: one writes a word here, another one there."""
+    writers: dict[str, set[str]] = {}
+    for word in words:
+        name, _, by = word.partition("@")
+        writers.setdefault(name, set()).add(by)
+    one = ((name, by.pop() if len(by) == 1 else "") for name, by in writers.items())
+    return tuple(sorted(f"{name}@{by}" if by else name for name, by in one))
 
 
 def word_address(image: Image, word: str) -> tuple[int, int] | None:

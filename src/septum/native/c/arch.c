@@ -74,7 +74,13 @@ bool M(pat_enabled)(void) { return true; }
 bool M(pat_pfn_immune_to_uc_mtrr)(unsigned long pfn) { return false; }
 bool M(e820__mapped_raw_any)(u64 s, u64 e, int t) { return true; }
 bool M(kvm_can_do_async_pf)(struct kvm_vcpu *vcpu) { return false; }
-void M(kvm_arch_free_vm)(struct kvm *kvm) { }
+/* struct kvm stays: monitors look at it, and an execution's memory is not used twice. */
+u64 septum_destroyed;
+void M(kvm_arch_free_vm)(struct kvm *kvm)
+{
+	septum_set(&septum_destroyed, 1);
+	septum_tell(SEPTUM_TELL_REACHED, (u64)"the VM was destroyed", 0);
+}
 void M(kvm_arch_vcpu_put)(struct kvm_vcpu *vcpu) { kvm_x86_ops.vcpu_put(vcpu); }
 void M(kvm_arch_vcpu_postcreate)(struct kvm_vcpu *vcpu) { }
 int M(kvm_arch_vcpu_precreate)(struct kvm *kvm, unsigned int id) { return 0; }

@@ -188,7 +188,8 @@ static int freed(u64 addr, u64 size)
 		object = septum_object_at(at);
 		if (!object)
 			return unknown_object();
-		septum_access(object, WRITE);
+		/* A lock in it: whoever takes or releases it has to be first. */
+		septum_access(object, septum_is_lock(at) ? FAIL_EXCL : WRITE);
 	}
 	return RUN_ON;
 }

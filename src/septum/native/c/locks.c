@@ -21,6 +21,17 @@ struct lock_state *septum_lock_state(u64 addr)
 	septum_die("too many locks");
 }
 
+/* Called by Python and the scheduler, too: whether a word was ever used as a lock. */
+u64 septum_is_lock(u64 addr)
+{
+	u64 i = (addr >> 3) % LOCKS_MAX, n;
+
+	for (n = 0; n < LOCKS_MAX && locks[i].addr; n++, i = (i + 1) % LOCKS_MAX)
+		if (locks[i].addr == addr)
+			return 1;
+	return 0;
+}
+
 int septum_can_take(struct lock_state *l, int shared)
 {
 	return !l->writer && (shared || !l->readers);
@@ -61,6 +72,7 @@ static void lock_at(u64 lock, int shared, u64 pc)
 		septum_problem(SEPTUM_LOCKDEP, pc, lock, "possible recursive locking");
 	if (septum_exploring ? septum_granule(lock, 1) || !septum_can_take(l, shared) : !septum_can_take(l, shared))
 		septum_announce(SEPTUM_LOCK, lock, 8, (u64)shared, pc);
+	septum_alive(lock, pc);
 	take(l, shared);
 }
 
@@ -75,6 +87,7 @@ int septum_trylock(void *lock, int shared)
 
 	if (septum_exploring && septum_granule((u64)lock, 1))
 		septum_announce(SEPTUM_LOCK, (u64)lock, 8, (u64)shared | 2, RET);
+	septum_alive((u64)lock, RET);
 	if (!septum_can_take(l, shared))
 		return 0;
 	take(l, shared);
@@ -93,6 +106,7 @@ static void unlock_at(u64 lock, int shared, u64 pc)
 	}
 	if (septum_exploring && septum_granule(lock, 1))
 		septum_announce(SEPTUM_UNLOCK, lock, 8, (u64)shared, pc);
+	septum_alive(lock, pc);
 	if (shared) {
 		l->readers--;
 		l->by[septum_current]--;

@@ -306,6 +306,15 @@ long septum_op_run_vcpu(u64 id)
 	}
 }
 
+/* The scheduler has moved the vCPU's thread to `cpu`, where this runs: what sched_in does. */
+long septum_op_migrate_vcpu(u64 id, u64 cpu)
+{
+	vcpu_load(septum_vcpu[id]);
+	vcpu_put(septum_vcpu[id]);
+	septum_tell(SEPTUM_TELL_REACHED, (u64)"a vCPU moved to another CPU", 0);
+	return 0;
+}
+
 /* --- the end ----------------------------------------------------------------------------------- */
 
 long septum_op_release_hkid(void)
@@ -321,6 +330,23 @@ static void close_file(struct file **slot)
 	if (f)
 		fput(f);
 	*slot = NULL;
+}
+
+long septum_op_close_vcpu(u64 id)
+{
+	close_file(&septum_vcpu_file[id]);
+	return 0;
+}
+
+/* userspace's main thread exits; a vCPU's thread may still have its file. */
+long septum_op_teardown(void)
+{
+	u64 i;
+
+	for (i = 0; i < SEPTUM_FILES; i++)
+		close_gmem(i);
+	close_file(&septum_vm_file);
+	return 0;
 }
 
 /* userspace closes everything: guest_memfd, vCPUs, the VM. */

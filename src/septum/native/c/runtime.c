@@ -303,6 +303,15 @@ KEEP u64 septum_constants[2]; /* addresses of what nobody writes, but lies besid
 
 int septum_is_running(void) { return running; }
 
+/* Judged when an access is performed: the memory may have been freed since its announcement. */
+void septum_alive(u64 addr, u64 pc)
+{
+	if (addr - septum_config.arena < septum_config.arena_size &&
+	    ((unsigned short *)septum_config.dead_arena)[(addr - septum_config.arena) >> 3] ==
+		    (unsigned short)septum_epoch)
+		septum_judge_freed(addr, pc);
+}
+
 void septum_hook(u64 addr, u32 size, u64 type, u64 pc)
 {
 	if (!running || addr == septum_constants[0] || addr == septum_constants[1])
@@ -313,11 +322,7 @@ void septum_hook(u64 addr, u32 size, u64 type, u64 pc)
 	}
 	if (septum_exploring && septum_granule(addr, type & (SEPTUM_WRITE | SEPTUM_RMW)))
 		septum_announce(SEPTUM_ACCESS, addr, size, type, pc);
-	/* Judged when it is performed: the memory may have been freed since the announcement. */
-	if (addr - septum_config.arena < septum_config.arena_size &&
-	    ((unsigned short *)septum_config.dead_arena)[(addr - septum_config.arena) >> 3] ==
-		    (unsigned short)septum_epoch)
-		septum_judge_freed(addr, pc);
+	septum_alive(addr, pc);
 }
 
 void septum_touch(void *word, u64 size, u64 type)

@@ -96,4 +96,6 @@ void *memset(void *p, int c, u64 n);
 struct lock_state *septum_lock_state(u64 addr);
 int septum_can_take(struct lock_state *l, int shared);
 
+void septum_alive(u64 addr, u64 pc);
+u64 septum_is_lock(u64 addr);
 #endif
