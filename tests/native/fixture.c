@@ -114,6 +114,28 @@ u64 unlink_now(void)
 	septum_free(old);
 	return 0;
 }
+/* An object with a lock in it, which nothing keeps from being freed. */
+u64 lock_inside(void)
+{
+	struct object *o = __atomic_load_n(&object, 5);
+
+	if (o) {
+		septum_lock(&o->value, 0);
+		septum_unlock(&o->value, 0);
+	}
+	return 0;
+}
+/* The only one that writes it looks at it again and again. */
+u64 own_reads(void)
+{
+	u64 n, sum = 0;
+
+	__atomic_store_n(&x, 1, 5);
+	for (n = 0; n < 10; n++)
+		sum += __atomic_load_n(&x, 0);
+	return sum;
+}
+u64 observe(void) { return __atomic_load_n(&x, 5); }
 u64 reader(void)
 {
 	struct object *o;

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 
 import pytest
 from native_rig import Rig
 
 from septum.explore import Options, search
 from septum.machine import Decision, Halt, Policy
+from septum.native.words import united
 
 pytestmark = pytest.mark.skipif(
     any(shutil.which(tool) is None for tool in ("gcc", "ld", "nm", "addr2line")),
@@ -50,6 +52,8 @@ def test_store_buffering_is_sequentially_consistent(rig: Rig) -> None:
         ("locked_increment", "shared_read", "store_both"),
         ("reader", "unlink_rcu"),
         ("a_then_b", "locked_increment"),
+        ("own_reads", "observe"),
+        ("own_reads", "increment"),
     ],
 )
 def test_reduction_loses_nothing(rig: Rig, functions: tuple[str, ...]) -> None:
@@ -75,6 +79,60 @@ def test_what_only_one_task_uses_is_no_point(rig: Rig) -> None:
     result = rig.explore(program)
     assert (result.executions, result.steps) == (1, 0)
     assert "results [2016, 2016]" in result.reached
+
+
+@pytest.fixture
+def unlearned(rig: Rig) -> Iterator[Rig]:
+    """Without what other searches have learned."""
+    program = rig.program("private_work")
+    words = program.words()
+    program.know(())
+    yield rig
+    program.know(words)
+
+
+def test_the_only_writers_own_reads_are_no_points(unlearned: Rig) -> None:
+    """Until another task is found to write the word."""
+    rig = unlearned
+    program = rig.program("own_reads", "observe")
+    result = rig.explore(program)
+    assert {r for r in result.reached if "results" in r} == {"results [10, 0]", "results [10, 1]"}
+    assert result.steps == 2 * result.executions
+    assert [word for word in program.words() if "@" in word] == ["x+0@0"]
+    program = rig.program("own_reads", "increment")
+    assert rig.explore(program).complete
+    assert "x+0" in program.words()
+
+
+def test_what_searches_learned_is_united() -> None:
+    assert united(["a+0@1", "a+0@1", "b+8"]) == ("a+0@1", "b+8")
+    assert united(["a+0@1", "a+0@0"]) == united(["a+0", "a+0@0"]) == ("a+0",)
+
+
+def test_a_freed_lock(rig: Rig) -> None:
+    """Both orders of locking and freeing are tried: one of them uses freed memory."""
+    for functions in (("lock_inside", "unlink_now"), ("unlink_now", "lock_inside")):
+        result = rig.explore(rig.program(*functions))
+        assert result.complete
+        assert set(result.found) == {"I6"}
+        assert "lock_inside" in result.found["I6"].finding.message
+
+
+def test_what_python_reads_for_a_task_shares_the_word(unlearned: Rig) -> None:
+    """A monitor's read beside the only writer: nothing else would make it a point."""
+    rig = unlearned
+    program = rig.program("own_reads", "private_work")
+    assert not rig.explore(program).steps
+    image, addr = rig.image, rig.image.symbols["x"]
+    image.restore()
+    image.begin()
+    image.exploring.value = 1
+    assert image.peek(addr, 1) == image.peek(addr, -1) == 0
+    image.poke(addr, 1, 0)
+    image.exploring.value = 0
+    assert image.new_shared_count.value == 1
+    assert (addr, 0) in image.shared()
+    program.forget_sharing()
 
 
 def test_a_retry_that_nobody_sees_ends(rig: Rig) -> None:

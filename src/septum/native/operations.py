@@ -110,11 +110,17 @@ def real_end(geometry: Geometry, end: int) -> int:
     return real_gfn(geometry, end - 1) + 1
 
 
+_NO_HUGE: Final = (
+    "no tree has huge private pages: guest_memfd's folios are single pages, and tdx.c has "
+    "KVM_BUG_ON(level != PG_LEVEL_4K)"
+)
+
+
 def unsupported(scenario: Scenario) -> str:
     """Why the compiled kernel does not run a scenario; empty if it does."""
     start = scenario.start
     if start.huge or start.folio_level > 1:
-        return "no tree has huge private pages: a start state or a guest_memfd with them"
+        return _NO_HUGE
     for what in (*start.before, *(o for task in scenario.tasks for o in task.ops)):
         if what.name not in _OPS:
             return f"operation {what.name} is not offered by the compiled kernel"
