@@ -205,11 +205,6 @@ class Answers:
         if self.now is not None and self.m.exploring:
             self._look(_HELD, task, lock, value)
 
-    def unseen(self) -> None:
-        """Python looks at more than is worth noting: it is to be asked again."""
-        if self.now is not None and self.m.exploring:
-            self.now.eventful = True
-
     # --- acts ----------------------------------------------------------------------------
 
     def register(self, number: int, value: int) -> None:

@@ -166,6 +166,12 @@ static u64 hash_page(const u64 *p, u64 seed)
 	return h[0];
 }
 
+/* All that whoever looks at a whole page can have seen (septum.native.image.entries). */
+u64 septum_page_hash(u64 page)
+{
+	return hash_page((u64 *)page, page);
+}
+
 /* Counters that only people read: a retry that counts itself is still the same retry. */
 #define STATISTICS_MAX 16
 KEEP struct region septum_statistics[STATISTICS_MAX];
