@@ -102,13 +102,17 @@ def hunt(fault: Fault, code: Code, strategy: str, seconds: float) -> Outcome:
 
 
 def markdown(found: dict[str, dict[str, Outcome]], strategies: Sequence[str]) -> str:
-    """One row per fault, with what each strategy took to find it."""
-    lines = [f"| fault | file | {' | '.join(strategies)} |", f"|---|---|{'---|' * len(strategies)}"]
-    files = {fault.name: Path(fault.file).name for fault in FAULTS}
+    """One row per fault, with what each strategy took; a star: the whole search, since another
+    rule breaks first."""
+    rows = [["fault", "found by", *strategies], ["---"] * (2 + len(strategies))]
+    starred = {fault.name for fault in FAULTS if fault.rule}
     for name, outcomes in found.items():
-        cells = " | ".join(str(outcomes[strategy]) for strategy in strategies)
-        lines.append(f"| {name} | {files[name]} | {cells} |")
-    return "\n".join(lines) + "\n"
+        told = [outcomes[strategy] for strategy in strategies]
+        same = len({(o.rule, o.scenario) for o in told}) == 1 and bool(told[0].rule)
+        by = f"{told[0].rule}, {told[0].scenario}" if same else ""
+        star = " \\*" if name in starred and by else ""
+        rows.append([name, by, *((o.size if same else str(o)) + star for o in told)])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def main() -> int:
