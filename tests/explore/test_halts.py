@@ -94,6 +94,28 @@ def test_bugs_that_do_not_depend_on_each_other_are_each_shown() -> None:
     assert all(len(found.decisions) == 1 for found in result.found.values())
 
 
+def test_who_waits_for_the_dead_spins_no_longer_than_for_the_living() -> None:
+    """The others' rounds, which are in vain before BUG(), are not run again."""
+    m = Machine()
+    flag, x = Word(m, "flag", 0), Word(m, "x", 0)
+
+    def bug() -> None:
+        if x.read() == 0:
+            m.fatal("BUG:f", "boom")
+        flag.write(1)
+
+    def spins() -> None:
+        while flag.read() == 0:
+            pass
+
+    program = MachineProgram(m, [("bug", bug), ("spins", spins), ("x", lambda: x.write(1))])
+    seen: list[Execution] = []
+    result = search(program, on_execution=seen.append)
+    every = search(program, Options("naive"))
+    assert result.complete and set(result.found) == set(every.found) == {"BUG:f"}
+    assert {e.status for e in seen} == {"complete", "halted", "matched"}
+
+
 @pytest.mark.parametrize("spec", SHAPES.values(), ids=SHAPES)
 def test_executions_that_are_looked_up_go_on_after_bug_as_well(spec: Spec) -> None:
     def everything(program: MachineProgram) -> tuple[list[object], SearchResult]:
