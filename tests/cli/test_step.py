@@ -7,6 +7,7 @@ import asyncio
 import builtins
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -107,7 +108,7 @@ def test_bad_breakpoints_say_what_is_expected(walk: Walk, given: str, said: str)
 def test_without_textual_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
-    def absent(name: str, *args: object) -> object:
+    def absent(name: str, *args: Any) -> object:
         if name == "septum.cli.stepper":
             raise ModuleNotFoundError(name)
         return real(name, *args)

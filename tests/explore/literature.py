@@ -110,7 +110,11 @@ def page_table(n: int) -> MachineProgram:
     leafs = [Word(m, f"leaf{i}", 0) for i in range(n)]
 
     def fault(i: int) -> Body:
-        return lambda: bool(upper.read()) and leafs[i].try_cmpxchg(0, 1)[0] and None
+        def body() -> None:
+            if upper.read():
+                leafs[i].try_cmpxchg(0, 1)
+
+        return body
 
     return MachineProgram(m, [(f"t{i}", fault(i)) for i in range(n)])
 

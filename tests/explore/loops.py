@@ -8,7 +8,7 @@ which each unfinished task takes a step (all instructions can always be executed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from septum.explore import MachineProgram
@@ -114,7 +114,7 @@ def oracle(spec: Loops) -> tuple[set[tuple[int, ...]], bool]:
 
 
 def _fair(
-    graph: dict[State, list[tuple[int, State]]], part: set[State], codes: list[list[object]]
+    graph: dict[State, list[tuple[int, State]]], part: set[State], codes: Sequence[Sequence[object]]
 ) -> bool:
     inside = {task for s in part for task, to in graph[s] if to in part}
     counters = next(iter(part))[0]

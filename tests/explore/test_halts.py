@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import pytest
 from generated import Spec, build, compare
@@ -86,7 +87,7 @@ def test_bugs_that_do_not_depend_on_each_other_are_each_shown() -> None:
         if words[n].read() == 0:
             m.fatal(f"BUG:f{n}", "boom")
 
-    program = MachineProgram(m, [(f"t{n}", lambda n=n: task(n)) for n in range(3)])
+    program = MachineProgram(m, [(f"t{n}", partial(task, n)) for n in range(3)])
     ways: Counter[object] = Counter()
     result = search(program, on_execution=lambda e: ways.update([past_of(e)]))
     assert result.executions == 1 and sorted(result.found) == ["BUG:f0", "BUG:f1", "BUG:f2"]

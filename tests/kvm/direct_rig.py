@@ -52,7 +52,11 @@ def steps(kvm: Kvm, name: str, *args: object, only: str = "") -> Steps:
     :param only: those on objects whose name contains it.
     """
     call = bound(kvm, name, *args)
-    execution = kvm.m.run([("task", lambda: call() and None)])
+
+    def task() -> None:
+        call()
+
+    execution = kvm.m.run([("task", task)])
     assert execution.findings == []
     assert execution.status == "complete"
     hidden = ("slots_lock", "slots_arch_lock", "mn_invalidate_lock", "memslots", "srcu")

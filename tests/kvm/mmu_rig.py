@@ -26,7 +26,7 @@ class Rig:
         design: str = "v7.3",
         geometry: Geometry = SMALL,
         vcpus: int = 1,
-        slots: tuple[tuple[int, int], ...] = ((0, 16),),
+        slots: tuple[tuple[int, ...], ...] = ((0, 16),),
         **options: Any,
     ) -> None:
         self.m = Machine()

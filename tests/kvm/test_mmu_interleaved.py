@@ -18,7 +18,7 @@ from septum.kvm.spte import is_frozen_spte, is_last_spte, is_shadow_present_pte,
 from septum.kvm.structs import KvmMmuPage
 from septum.machine import Policy, TryLock
 
-Bodies = list[tuple[str, Callable[[], object]]]
+Bodies = list[tuple[str, Callable[[], None]]]
 
 
 def rig_with_busy_hook(vcpus: int) -> Rig:
@@ -55,7 +55,7 @@ def contents(rig: Rig, sp: KvmMmuPage) -> tuple[int, int]:
     return leafs, tables
 
 
-def fault(rig: Rig, vcpu: int, gfn: int) -> Callable[[], object]:
+def fault(rig: Rig, vcpu: int, gfn: int) -> Callable[[], None]:
     return lambda: OPERATIONS["fault"](rig.kvm, vcpu, gfn)
 
 

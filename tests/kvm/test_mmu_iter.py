@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 from mmu_rig import Rig
 
@@ -56,11 +59,16 @@ def test_a_gfn_with_the_shared_bit_is_refused() -> None:
     assert rig.rules == ["WARN:tdp_iter_start"]
 
 
-def test_yields_are_choices_with_a_budget_and_progress() -> None:
+def test_yields_are_choices_with_a_budget_and_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig(yields=1)
     rig.fault(5)
     asked: list[str] = []
-    rig.m.choose = lambda name, options: asked.append(name) or True  # type: ignore[method-assign]
+
+    def choose(name: str, options: Sequence[Any]) -> Any:
+        asked.append(name)
+        return True
+
+    monkeypatch.setattr(rig.m, "choose", choose)
     rig.take()
     rig.fn.kvm_zap_gfn_range(rig.kvm, 4, 8)
     assert asked == ["yield?"]

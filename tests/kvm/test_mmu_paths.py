@@ -169,9 +169,10 @@ def test_subtree_removal(shared: bool) -> None:
     OPERATIONS["zap_table"](rig.kvm, 5, level=2, shared=shared)
     assert rig.take() == SUBTREE[shared]
     assert rig.counters == (0, 0, 0, 1)
-    assert not table.spt.live and not table.spt.freed
+    assert not table.spt.live
+    assert [table.spt.freed] == [False]
     rig.kvm.rcu.barrier()
-    assert table.spt.freed
+    assert [table.spt.freed] == [True]
     assert rig.rules == []
 
 

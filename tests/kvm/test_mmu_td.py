@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -126,7 +127,7 @@ def test_random_schedules_are_clean(
     if second[0] != "fault":
         OPERATIONS["fault"](kvm, 1, 4)
 
-    def body(operation: str, *args: int) -> Callable[[], object]:
+    def body(operation: str, *args: Any) -> Callable[[], None]:
         return lambda: OPERATIONS[operation](kvm, *args)
 
     def settle() -> None:
@@ -134,7 +135,7 @@ def test_random_schedules_are_clean(
         present = any(is_shadow_present_pte(word.v) for word in root.spt.words.values())
         assert present == bool(kvm.tdp_mmu_pages.v)
 
-    bodies = [("a", body(*first)), ("b", body(*second))]  # type: ignore[arg-type]
+    bodies = [("a", body(*first)), ("b", body(*second))]
     seen: set[str] = set()
     for seed in range(200):
         run = kvm.m.run(bodies, policy=Policy("random", seed=seed), settle=settle)

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from septum.machine import (
     RCU,
     SRCU,
     Decision,
+    Finding,
     Halt,
     Machine,
     MachineError,
@@ -21,8 +24,8 @@ from septum.machine import (
 )
 
 
-def rules(findings: list[object]) -> list[str]:
-    return [f.rule for f in findings]  # type: ignore[attr-defined]
+def rules(findings: Sequence[Finding]) -> list[str]:
+    return [f.rule for f in findings]
 
 
 def test_a_point_announces_and_performs_when_resumed() -> None:

@@ -104,7 +104,7 @@ def test_an_answer_that_changes_is_noticed(rig: Rig) -> None:
         program.machine.reach(f"call {len(calls)}")
         return seamcall(*args, **kwargs)
 
-    module.seamcall = moody  # type: ignore[method-assign]
+    module.seamcall = moody
     with pytest.raises(SharingGrew):
         for _ in range(2):
             program.engine.python_runs()  # type: ignore[union-attr]

@@ -88,8 +88,9 @@ def test_without_its_build_the_tree_is_asked_for(home: Path, found: Path, tmp_pa
 
 def test_a_campaign_that_is_killed_goes_on(tmp_path: Path) -> None:
     """kill -9 after some of it was saved: the rest is done later, nothing counts twice."""
-    words = ("kernel", "check", "--linux", TREE, "-s", "fault-fault", "-s", "install-leaf-fails")
-    words += ("--campaign", str(tmp_path / "campaign"))
+    rows = ("-s", "fault-fault", "-s", "install-leaf-fails")
+    campaign = ("--campaign", str(tmp_path / "campaign"))
+    words = ("kernel", "check", "--linux", TREE, *rows, *campaign)
     process = subprocess.Popen([*COMMAND, *words], cwd=tmp_path, stderr=subprocess.DEVNULL)
     while process.poll() is None and _saved(tmp_path) < 1000:
         time.sleep(0.2)

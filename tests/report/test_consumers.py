@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -51,7 +52,7 @@ def test_tap_py_reads_the_outer_tests() -> None:
 
 def test_tap_py_reads_each_subtest_as_a_document_of_its_own() -> None:
     blocks = re.findall(r"(?:^  .*\n)+", ktap(ROWS), re.M)
-    read = {}
+    read: dict[tuple[str, str], tuple[bool, bool]] = {}
     for block in blocks:
         (scenario,) = re.findall(r"# Subtest: (.*)", block)
         planned, tests = tap_results(textwrap.dedent(block))
@@ -64,9 +65,8 @@ def test_tap_py_reads_each_subtest_as_a_document_of_its_own() -> None:
 def test_the_kernels_own_parser_counts_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(KUNIT))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    import kunit_parser
-    import kunit_printer
-
+    kunit_parser = importlib.import_module("kunit_parser")
+    kunit_printer = importlib.import_module("kunit_printer")
     text = ktap(ROWS).splitlines()
     told = io.StringIO()
     root = kunit_parser.parse_run_tests(text, kunit_printer.Printer(output=told))

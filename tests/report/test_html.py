@@ -61,4 +61,5 @@ def test_states_are_kept_as_changes() -> None:
 
 @pytest.mark.parametrize("value", ["rows", "stories"])
 def test_an_empty_report_is_a_page(value: str) -> None:
-    assert page("nothing", **{"results" if value == "rows" else "told": ()}).endswith("</html>\n")
+    text = page("nothing", results=()) if value == "rows" else page("nothing", told=())
+    assert text.endswith("</html>\n")

@@ -15,6 +15,7 @@ from report_golden import check_golden
 from septum.report.chrome_trace import STEP_US, chrome_trace
 from septum.report.junit import junit
 from septum.report.ktap import ktap
+from septum.scenarios.result import CheckResult
 
 ROWS = report_samples.results()
 FILES = {("v7.3+reread-sptep", "two-faults"): "out/ce.json"}
@@ -25,7 +26,7 @@ def test_ktap_text() -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda r: r.verdict)
-def test_ktap_takes_nothing_but_holds_for_a_pass(row: report_samples.CheckResult) -> None:
+def test_ktap_takes_nothing_but_holds_for_a_pass(row: CheckResult) -> None:
     result = re.findall(r"^  (ok|not ok) 1 (.*)$", ktap([row]), re.M)
     passed = row.verdict in ("holds", "n/a")
     assert [status for status, _ in result] == ["ok" if passed else "not ok"]

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -77,7 +79,8 @@ def replays(draw: st.DrawFn) -> Replay:
     ]
     pair = draw(st.none() | st.tuples(steps, steps))
     told = {draw(steps): ["TDH.MEM.PAGE.AUG -> " + draw(names), draw(names)]}
-    states = {draw(steps): {"mirror": [(draw(names), 1, 0, draw(st.integers(0, 1 << 63)))]}}
+    mirror = [(draw(names), 1, 0, draw(st.integers(0, 1 << 63)))]
+    states: dict[int, Mapping[str, Any]] = {draw(steps): {"mirror": mirror}}
     return Replay(
         log, draw(st.lists(words, min_size=tasks, max_size=tasks)), found, pair, told, states
     )

@@ -158,11 +158,13 @@ class Rig:
     def entry(self, gpa: int, level: int) -> int:
         spot = self.module.peek_sept(TDR, gpa, level)
         assert spot.level == level
-        return spot.raw
+        raw: int = spot.raw
+        return raw
 
     def chldcnt(self) -> int:
         """Relative to the bare TD."""
-        return int(self.td.chldcnt.v) - self.base
+        count: int = self.td.chldcnt.v - self.base
+        return count
 
     def epoch(self) -> int:
         return int(self.td.epoch.v)

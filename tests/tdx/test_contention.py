@@ -9,7 +9,7 @@ pair is explored twice: on objects of its own per task, and on one common entry.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -145,7 +145,7 @@ class Arena:
         }
         return runs[call]
 
-    def explore(self, calls: tuple[str, str], runs: list[Callable[[], object]]) -> set[str]:
+    def explore(self, calls: tuple[str, str], runs: Sequence[Callable[[], object]]) -> set[str]:
         """The busy letters that occur in any interleaving."""
         seen: set[str] = set()
         results: dict[int, int] = {}

@@ -174,8 +174,11 @@ def test_no_interrupt_by_default() -> None:
     module, td = ready(SPLITTABLE, state="INITIALIZED")
     gpa = SPLITTABLE.bytes_per_level(2)
     must(module.tdh_mem_page_aug(td.tdr, gpa, 1, HPA))
-    body = [("host", lambda: must(module.tdh_mem_page_demote(td.tdr, gpa, 1, td.sept + 0x9000)))]
-    assert search(MachineProgram(module.m, body), Options("optimal")).executions == 1
+
+    def host() -> None:
+        must(module.tdh_mem_page_demote(td.tdr, gpa, 1, td.sept + 0x9000))
+
+    assert search(MachineProgram(module.m, [("host", host)]), Options("optimal")).executions == 1
 
 
 def test_promote_before_finalize_can_race_with_a_walk() -> None:
@@ -184,10 +187,14 @@ def test_promote_before_finalize_can_race_with_a_walk() -> None:
     module, td = ready(SPLITTABLE, state="INITIALIZED")
     for i in range(2):
         must(module.tdh_mem_page_aug(td.tdr, i * 0x1000, 0, HPA + i * 0x1000))
-    bodies = [
-        ("promote", lambda: must(module.tdh_mem_page_promote(td.tdr, 0, 1)) and None),
-        ("rd", lambda: module.tdh_mem_sept_rd(td.tdr, 0, 0) and None),
-    ]
+
+    def promote() -> None:
+        must(module.tdh_mem_page_promote(td.tdr, 0, 1))
+
+    def rd() -> None:
+        module.tdh_mem_sept_rd(td.tdr, 0, 0)
+
+    bodies = [("promote", promote), ("rd", rd)]
     result = search(MachineProgram(module.m, bodies), Options("optimal"))
     assert "I6" in result.found
 
@@ -323,10 +330,10 @@ def test_accept_while_the_host_maps_the_page() -> None:
     def guest_side() -> None:
         seen.add(decode(module.tdg_mem_page_accept(0, 0).rax))
 
-    bodies = [
-        ("host", lambda: must(module.tdh_mem_page_aug(td.tdr, 0, 0, HPA)) and None),
-        ("guest", guest_side),
-    ]
+    def host() -> None:
+        must(module.tdh_mem_page_aug(td.tdr, 0, 0, HPA))
+
+    bodies = [("host", host), ("guest", guest_side)]
     search(MachineProgram(module.m, bodies), Options("optimal"))
     assert seen == {
         "TDX_SUCCESS|exit reason 48",

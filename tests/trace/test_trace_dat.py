@@ -54,7 +54,7 @@ def test_progress_never_passes_the_size(pack: Callable[[list[Raw]], bytes]) -> N
     assert 0 < told[-1] <= len(data)
 
 
-FORMS = {
+FORMS: dict[str, Callable[[list[Raw]], bytes]] = {
     "6": version_6,
     "7 zlib": version_7,
     "7 none": lambda raw: version_7(raw, "none"),

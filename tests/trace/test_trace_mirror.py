@@ -191,9 +191,8 @@ def test_two_tasks_on_one_entry() -> None:
     """The zap of another task may come before the first task's next line."""
     td = Td()
     td.installed(5, 0x95)
-    other = {"task": "host-7"}
-    td.call(leaves.TDH_MEM_RANGE_BLOCK, 5, 1, **other)
-    td.call(leaves.TDH_MEM_PAGE_REMOVE, 5, 1, out=(0x95000, 0), **other)
+    td.call(leaves.TDH_MEM_RANGE_BLOCK, 5, 1, task="host-7")
+    td.call(leaves.TDH_MEM_PAGE_REMOVE, 5, 1, out=(0x95000, 0), task="host-7")
     td.change(1, 5, small(0x95), EMPTY, task="host-7")
     td.installed(6, 0x96)
     assert td.rules() == []
