@@ -97,7 +97,8 @@ def hunt(fault: Fault, code: Code, strategy: str, seconds: float) -> Outcome:
         wanted = fault.rule or rule
         if wanted and wanted in (rule, *result.other_findings):
             return Outcome(wanted, name, size)
-        said = Outcome("", name, f"{result.verdict} after {size}; {rule or result.note[:60]}")
+        why = "; ".join(filter(None, [f"{result.verdict} after {size}", rule or result.note[:60]]))
+        said = Outcome("", name, why)
     return said
 
 
