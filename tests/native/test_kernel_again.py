@@ -60,7 +60,7 @@ def test_it_is_shown_beside_the_c_code(home: Path, found: Path) -> None:
     """The build is found by what the tree held."""
     shown = septum("show", found, "--all", "--wide", cwd=home, cache=home / "cache")
     assert shown.returncode == 0, shown.stderr
-    rule = json.loads(found.read_text())["finding"]["rule"]
+    rule = json.loads(found.read_text())["finding"]["id"]
     assert f"  {rule}: " in shown.stdout
     assert "kvm_mmu_invalidate_start()" in shown.stdout
     assert re.search(r"\bkvm_main\.c:\d+", shown.stdout)
