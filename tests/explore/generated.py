@@ -182,6 +182,44 @@ def _both(p: _Parts, w: Word, v: int, note: Note) -> None:
         w.write(sum(int(x.read()) for x in p.words) + 1)
 
 
+def _path(p: _Parts, w: Word, v: int, note: Note) -> None:
+    """A step that takes one way or another, as a SEAMCALL does: the words that it touches
+    depend on what it finds."""
+    other = p.words[0] if w is p.words[1] else p.words[1]
+    with p.m.step("path", w.name):
+        if int(w.read()) == v % 2:
+            other.write(v)
+        elif p.flag.read() == v:
+            note(other.read())
+
+
+def _path_locked(p: _Parts, w: Word, v: int, note: Note) -> None:
+    """The same, as part of an acquisition."""
+    p.lock.write_lock()
+    if int(w.peek()) == v % 2:
+        p.flag.poke(v)
+    else:
+        note(p.gate.peek())
+    p.lock.write_unlock()
+
+
+def _path_merged(p: _Parts, w: Word, v: int, note: Note) -> None:
+    """The same, after a read or a failed attempt."""
+    if w.try_cmpxchg(v % 2, v)[0]:
+        p.gate.poke(v)
+    else:
+        note(p.flag.peek())
+
+
+def _path_chosen(p: _Parts, w: Word, v: int, note: Note) -> None:
+    """The same, for a choice decides."""
+    note(p.flag.read())
+    if p.m.choose("p", (0, 1)):
+        w.poke(v)
+    else:
+        note(p.gate.peek())
+
+
 def _bug(p: _Parts, w: Word, v: int, note: Note) -> None:
     if w.read() == v:
         p.m.fatal("BUG:f", f"{w.name} is {v}")
@@ -299,6 +337,10 @@ _RUN: dict[str, Callable[[_Parts, Word, int, Note], None]] = {
     "gchosen": _gate_chosen,
     "gcount": lambda p, w, v, note: note(p.gate.fetch_add(v)),
     "step": _both,
+    "path": _path,
+    "lpath": _path_locked,
+    "mpath": _path_merged,
+    "cpath": _path_chosen,
     "bug": _bug,
     "lbug": _bug_locked,
     "mbug": _bug_in_mutex,
@@ -349,6 +391,7 @@ _PALETTES = (
     ("usum", "sum", "xsum", "radd", "wlock"),
     ("until", "set", "flag", "rend", "runtil", "gate", "wpoke", "wlock"),
     ("srcu", "scount", "sync", "write"),
+    ("path", "lpath", "mpath", "cpath", "read", "write", "set", "flag", "cas", "gate"),
     BUGS,
     ("bug", "lbug", "mbug", "tbug", "ibug", "raise", "write", "add", "mutex", "tryx", "gate"),
     ("sbug", "scount", "sync", "write", "cbug", "ibug", "until2"),

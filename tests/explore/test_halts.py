@@ -23,6 +23,9 @@ SHAPES = {
     "a lock is never released": Spec(
         ((("lbug", 0, 1), ("read", 1, 1)), (("wpoke", 0, 1),), (("wlock", 1, 2),))
     ),
+    "a lock that is never released, behind others": Spec(
+        ((("wpoke", 0, 1),), (("wpoke", 1, 1), ("lbug", 1, 1)), (("bug", 0, 2),))
+    ),
     "what it left is a reason to fail": Spec(
         (((("tbug", 0, 1)),), (("try", 0, 1), ("write", 0, 1)))
     ),

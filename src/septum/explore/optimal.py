@@ -29,7 +29,7 @@ from septum.explore.program import Program
 from septum.explore.races import Analysis, Race
 from septum.explore.result import SearchResult
 from septum.explore.steps import Step, pending_step, picks_of, steps_of
-from septum.explore.wakeup import NO, WEAK, Key, Move, Wakeup, asleep, begins, initial
+from septum.explore.wakeup import NO, WEAK, Key, Move, Wakeup, asleep, begins, initial, within
 from septum.machine import Decision, Execution, Limits, Policy
 from septum.machine.dependency import Footprint, clash
 from septum.machine.events import CONTINUE
@@ -124,13 +124,16 @@ class Explorer:
         """Analyse again the steps of the branch that an earlier explorer left."""
         for step in steps:
             self.analysis.add(step)
-        if self.outcomes is None and outcomes:
-            self.outcomes = Outcomes(self.tasks)
-        if self.outcomes is not None:
-            if outcomes:
-                self.outcomes.load(outcomes)
-            for step in steps:
-                self.outcomes.add(step)
+        if self.outcomes is not None or outcomes:
+            self._remember(outcomes)
+
+    def _remember(self, outcomes: str = "") -> None:
+        """Outcomes from here on, of the steps of the present branch and of those known."""
+        self.outcomes = Outcomes(self.tasks)
+        if outcomes:
+            self.outcomes.load(outcomes)
+        for step in self.analysis.steps:
+            self.outcomes.add(step)
 
     # --- after a run ----------------------------------------------------------------
 
@@ -142,8 +145,8 @@ class Explorer:
         del self._moves[base:]
         events = execution.events
         new = steps_of(events, analysis.steps)
-        if not self.levels and any(step.choices for step in new) and self.outcomes is None:
-            self.outcomes = Outcomes(self.tasks)
+        if self.outcomes is None and any(step.choices for step in new):
+            self._remember()
         outcomes = self.outcomes
         if outcomes is not None:
             outcomes.cut(base)
@@ -258,34 +261,40 @@ class Explorer:
         picks: tuple[int, ...] | None,
     ) -> bool:
         """Plan ``step`` in place of step ``j``, after those of the steps ``free``, which do not
-        depend on that, that it needs, or all of them."""
+        depend on that, that it needs, or all of them.  ``picks``: it is step ``j``, with these
+        options; None: another step, with what it picked, if it will be asked."""
         level = self.levels[j]
         steps = self.analysis.steps
-        last = self._last(j, step, picks)
         past = (
             [] if picks is not None else [k for k in free if clock[steps[k].task] > steps[k].number]
         )
-        moves = [self._move(k) for k in past]
-        moves.append(last)
-        self._foresee(moves, j)
+        before = past
+        moves = self._sequence(before, j, step, picks)
+        # Else it may do what some of ``free`` do not commute with, and they decide what it does.
+        settled = moves[-1].sure and within(moves[-1].foot, step.foot)
+        if not settled and len(past) < len(free):
+            before = free
+            moves = self._sequence(before, j, step, picks)
+            if moves[-1].sure:
+                before = self.analysis.needed(free, past, moves[-1].foot)
+                moves = self._sequence(before, j, step, picks)
         certain = True
         for key, foot in level.sleep.items():
             at = asleep(key, foot, moves)
             if at >= 0:
-                return True
+                return settled or (at < len(before) and before[at] in past)
             if at != NO:
                 certain = False
         for other in level.todo:
             first = other.moves[0]
             if initial(first.key, first.foot, first.sure, moves) != NO:
                 if other.certain and begins(other.moves, moves):
-                    return True
+                    return settled
                 certain = False
         if not certain:
-            rest = [k for k in free if k not in past]
-            if rest:
-                moves[-1:] = [*[self._move(k) for k in rest], self._last(j, step, picks)]
-                self._foresee(moves, j)
+            if len(before) < len(free):
+                rest = [k for k in free if k not in before]
+                moves = self._sequence([*before, *rest], j, step, picks)
             for key, foot in level.sleep.items():
                 if asleep(key, foot, moves) >= WEAK:
                     return False
@@ -293,7 +302,23 @@ class Explorer:
         if wakeup.name not in level.known:
             level.known.add(wakeup.name)
             level.todo.append(wakeup)
-        return certain
+        return certain and settled
+
+    def _sequence(
+        self, before: list[int], j: int, step: Step, picks: tuple[int, ...] | None
+    ) -> list[Move]:
+        """The steps ``before``, then ``step``, as `_plan` says."""
+        moves = [self._move(k) for k in before]
+        options = picks or ()
+        if picks is None and step.choices:
+            options = tuple([option for option, _ in step.choices])
+            if self.outcomes is not None and self.outcomes.foretells:
+                moves.append(self._last(j, step, options))
+                options = options[: self.outcomes.asked(moves[-1], j, moves)]
+                moves.pop()
+        moves.append(self._last(j, step, options))
+        self._foresee(moves, j)
+        return moves
 
     def _move(self, k: int) -> Move:
         moves = self._moves
@@ -307,11 +332,11 @@ class Explorer:
                 move.effects = self.outcomes.effects(k)
         return move
 
-    def _last(self, j: int, step: Step, picks: tuple[int, ...] | None) -> Move:
-        """A step (or ``j`` with other options) as it will be without step ``j``."""
+    def _last(self, j: int, step: Step, options: tuple[int, ...]) -> Move:
+        """A step, with these options, as it will be without step ``j``."""
         task = step.task
-        options = picks or ()
-        decisions = [Decision(task), *(Decision(task, o) for o in options)]
+        # It may not be asked for options then: the machine leaves those of ~task out.
+        decisions = [Decision(task), *(Decision(~task, o) for o in options)]
         # Without that flush a load takes its value from the store buffer.
         certain = {} if self.analysis.steps[j].op == "flush" else step.certain
         move = Move((task, picks_of(options)), certain, decisions, False)

@@ -210,6 +210,18 @@ class Outcomes:
     def predict(self, last: Move, start: int, moves: Sequence[Move]) -> Footprint | None:
         """The footprint of ``last``, taken after the first ``start`` steps of the present
         execution and then the other ``moves``; None: not known."""
+        return self._walk(last, start, moves)[0]
+
+    @property
+    def foretells(self) -> bool:
+        """Whether anything can be foretold: there are no store buffers."""
+        return self.count != _BLIND
+
+    def asked(self, last: Move, start: int, moves: Sequence[Move]) -> int:
+        """How often ``last`` will surely be asked for an option there."""
+        return self._walk(last, start, moves)[1]
+
+    def _walk(self, last: Move, start: int, moves: Sequence[Move]) -> tuple[Footprint | None, int]:
         at = last.local
         picks = last.key[1]
         foot: Footprint = {}
@@ -218,9 +230,9 @@ class Outcomes:
         while True:
             name, looks = self._next.get(at, ("", _DONE))
             if looks == _DONE:
-                return None
+                return None, chosen
             if looks == _END:
-                return foot
+                return foot, chosen
             if looks == _CHOICE:
                 seen = _OPTION - (picks[chosen] if chosen < len(picks) else 0)
                 chosen += 1
@@ -229,7 +241,7 @@ class Outcomes:
                 seen = self._seen(state, looks)
             known = self._numbers.get((at, seen))
             if known is None:
-                return None
+                return None, chosen
             at = known
             if looks != _CHOICE:
                 kind = self._kind[at]

@@ -39,7 +39,9 @@ from septum.machine.dependency import (
     TRY_SHARED,
     WAIT,
     WRITE,
+    Footprint,
     UnknownPair,
+    clash,
 )
 
 __all__ = ["Analysis", "Race", "analyse"]
@@ -262,6 +264,16 @@ class Analysis:
             if clocks[k][task] <= number and steps[k] is not step
         ]
         return kept if len(out) == 1 else [k for k in kept if not self.depends(k, out)]
+
+    def needed(self, free: list[int], past: list[int], foot: Footprint) -> list[int]:
+        """Those of the steps ``free`` that a step which does ``foot`` after them depends on, and
+        the steps ``past``."""
+        steps = self.steps
+        out: list[int] = []
+        for k in reversed(free):
+            if k in past or clash(steps[k].foot, foot) or any(self.depends(n, (k,)) for n in out):
+                out.append(k)
+        return out[::-1]
 
     def _related(self, step: Step) -> tuple[dict[int, int], dict[str, int]]:
         """Earlier steps of other tasks that do not commute with ``step``, and how; and

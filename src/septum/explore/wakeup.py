@@ -18,9 +18,20 @@ from typing import Final
 from mypy_extensions import mypyc_attr
 
 from septum.machine import Decision
-from septum.machine.dependency import Footprint, clash
+from septum.machine.dependency import Footprint, clash, conflicts
 
-__all__ = ["NO", "UNKNOWN", "WEAK", "Effect", "Key", "Move", "Wakeup", "begins", "initial"]
+__all__ = [
+    "NO",
+    "UNKNOWN",
+    "WEAK",
+    "Effect",
+    "Key",
+    "Move",
+    "Wakeup",
+    "begins",
+    "initial",
+    "within",
+]
 
 Key = tuple[int, tuple[int, ...]]  # task, options picked (without trailing firsts)
 Effect = tuple[str, int, int]  # object, kind, number of the access (`outcomes`)
@@ -114,3 +125,8 @@ def begins(first: Sequence[Move], moves: Sequence[Move]) -> bool:
             return False
         del rest[at]
     return True
+
+
+def within(foot: Footprint, known: Footprint) -> bool:
+    """Whether whatever commutes with a step that does ``known`` commutes with ``foot``."""
+    return all(conflicts(mask) & ~conflicts(known.get(name, 0)) == 0 for name, mask in foot.items())

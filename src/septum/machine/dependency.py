@@ -212,3 +212,9 @@ def clash(one: Footprint, other: Footprint) -> bool:
 def dependent(one: Iterable[Access], other: Iterable[Access]) -> bool:
     """Whether two lists of accesses (of different tasks) do not commute."""
     return clash(footprint(one), footprint(other))
+
+
+def conflicts(mask: int) -> int:
+    """The kinds with which some of the kinds ``mask`` do not commute."""
+    known = _CONFLICTS.get(mask)
+    return _conflicts(mask) if known is None else known

@@ -36,7 +36,8 @@ class Halt(BaseException):
 
 
 class Decision(NamedTuple):
-    """One scheduling decision: which task, and the option if the event is a choice."""
+    """One scheduling decision: which task, and the option if the event is a choice.  A choice
+    of task ~t is t's, and where a prefix ends if t is not asked."""
 
     task: int
     choice: int = 0

@@ -141,6 +141,9 @@ class Memory(Walk):
         status = ""
         while not status:
             offs = self.offs
+            position = len(self.log)
+            if position < len(prefix) and prefix[position].task < 0:  # nobody asked for that option
+                prefix = prefix[:position]
             status = self._next(prefix, limits, lowest, survivors)
         self.retries_folded = self.told.count(None) + (status == "matched")
         known = status != "complete" and status not in _UNKNOWN

@@ -142,6 +142,8 @@ class Schedule:
             starts = self.rounds.starts
             if starts:
                 self.rounds.starts = []
+        if position < len(self._prefix) and self._prefix[position].task < 0:
+            self._prefix = self._prefix[:position]
         if position < len(self._prefix):
             wanted = self._prefix[position].task
             if starts and self._in_vain(wanted, starts[0]):

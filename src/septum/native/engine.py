@@ -35,6 +35,13 @@ _TABLE, _COUNTER, _REFERENCES, _SEQ, _PROGRESS, _ZAP = 1, 2, 4, 8, 16, 32
 _NAMED: Final = {"kvm.mmu_invalidate_seq": _SEQ, "kvm.mmu_invalidate_in_progress": _PROGRESS}
 _LOCK_OPS: Final = ("write_lock", "read_lock", "try_lock", "read_trylock")
 _SIZE: Final = struct.calcsize(LOGGED)
+_IF_ASKED: Final = 1 << 31
+
+
+def _word(decision: Decision) -> int:
+    """A decision as C reads it."""
+    task, choice = decision.task, decision.choice << 8
+    return ~task | choice | _IF_ASKED if task < 0 else task | choice
 
 
 class Plan(NamedTuple):
@@ -167,7 +174,7 @@ class Engine:
     ) -> Execution | None:
         """The execution; None: Python has to run it."""
         request = self._request
-        decisions = array("I", [d.task | d.choice << 8 for d in prefix])
+        decisions = array("I", [_word(d) for d in prefix])
         request.decisions = len(decisions)
         request.decision = decisions.buffer_info()[0]
         sleepers = self._footprints(list(sleep.items()) if sleep else [])

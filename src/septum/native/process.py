@@ -109,7 +109,7 @@ class ImageProcess:
         size = int.from_bytes(self._board[:8], "little")
         prefix: list[Decision] = pickle.loads(self._board[8 : 8 + size]) if size else []
         names = [task.name for task in self.wanted.scenario.tasks]
-        steps = " ".join(names[d.task] for d in prefix)
+        steps = " ".join(names[max(d.task, ~d.task)] for d in prefix)
         return (
             f"the image's process ended with status {self._process.exitcode} while it ran this "
             f"schedule: {steps or 'the start state, or the first schedule'}"

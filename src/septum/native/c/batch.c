@@ -26,7 +26,7 @@ int septum_chosen(u64 name, u64 options, u32 *choice)
 	if (septum_stateful && !septum_chosen_here(options, choice))
 		return 0;
 	if (asked && at < asked->decisions)
-		*choice = ((u32 *)asked->decision)[at] >> 8;
+		*choice = (((u32 *)asked->decision)[at] & ~IF_ASKED) >> 8;
 	if (*choice >= options) {
 		septum_why = WHY_LIMIT;
 		return 0;
@@ -134,6 +134,8 @@ static int schedule(struct request *q)
 		u32 at = septum_logged, mask;
 
 		septum_enabled = mask = can_run(&waiting);
+		if (at < q->decisions && ((u32 *)q->decision)[at] & IF_ASKED)
+			q->decisions = at;	/* nobody asked for that option */
 		if (at < q->decisions) {
 			chosen = ((u32 *)q->decision)[at] & 0xff;
 			if (!(mask >> chosen & 1))

@@ -143,9 +143,11 @@ struct foot {
 	u64 entries; /* object << 32 | mask of kinds */
 };
 
+#define IF_ASKED (1u << 31)	/* an option: the decisions end here if the task is not asked */
+
 struct request {
 	u32 decisions, sleeps, covereds, steps, lowest, known;
-	u64 decision;	/* u32 each: task | choice << 8 */
+	u64 decision;	/* u32 each: task | choice << 8, and IF_ASKED */
 	u64 sleep, covered; /* struct foot */
 	/* out */
 	u32 logged, folded, pending, why;
