@@ -157,13 +157,10 @@ class NativeProgram(KeepsStates):
             self.engine.python_runs()
         self._known = None
 
-    def warm_up(self, first: int = 0) -> int:
-        """Learn which words tasks share; how many runs it took.
-
-        :param first: seed of the first run.
-        """
+    def warm_up(self) -> int:
+        """Learn which words tasks share; how many runs it took."""
         runs = 0
-        for seed in range(first, first + _WARM_UP):
+        for seed in range(_WARM_UP):
             runs += 1
             try:
                 self.run((), None, Policy("random", seed=seed))

@@ -11,8 +11,8 @@ import hashlib
 import pickle
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import count
+from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import Final
 
 from septum.explore import Options, SearchResult, search
@@ -35,6 +35,7 @@ from septum.scenarios.subject import Learned
 __all__ = ["KernelSubject", "search_whole"]
 
 _MINIMISE: Final = 400  # executions
+_LEARNING: Final = "words that tasks share were still being found"
 _FAILED: Final = (StartError, ImageError, ImageDied)
 
 
@@ -107,12 +108,16 @@ def _explore(
 
 
 def search_whole(built: NativeBuilt, options: Options) -> SearchResult:
-    """A search as one piece of work, until it finds no more words that tasks share."""
-    for seed in count(1000, 1000):
+    """A search as one piece of work, until it finds no more words that tasks share; what that
+    takes is part of the row's time."""
+    begun, left = perf_counter(), options
+    while True:
         with suppress(SharingGrew):
-            return search(built.program, options)
-        built.program.warm_up(seed)  # where one is new, more are, often
-    raise AssertionError("count() ends")
+            return search(built.program, left)
+        if options.budget_s:
+            left = replace(options, budget_s=options.budget_s - (perf_counter() - begun))
+            if left.budget_s <= 0:
+                return SearchResult(options.strategy, bounds_hit=[_LEARNING, "time budget"])
 
 
 def _conclude(built: NativeBuilt, row: Row, found: SearchResult) -> CheckResult:
