@@ -36,7 +36,7 @@ WHOLE := tests/test_project_docs.py tests/test_scripts.py tests/scenarios/test_c
 
 # test-compiled runs what compares the builds, once there is a compiled one.
 unit: $(VENV)/.tested
-	$(BIN)/pytest -n $(JOBS) --dist loadfile $(SEARCHES:%=--ignore=%) $(WHOLE:%=--ignore=%) \
+	$(BIN)/pytest -n $(JOBS) $(SEARCHES:%=--ignore=%) $(WHOLE:%=--ignore=%) \
 		--ignore=tests/test_compiled.py
 
 whole: $(VENV)/.tested

@@ -157,6 +157,13 @@ def test_a_failed_attempt_waits_for_others(rig: Rig) -> None:
     assert set(alone.found) == {"STUCK"}
 
 
+def test_a_word_is_learned_although_who_waits_for_it_comes_first(rig: Rig) -> None:
+    rig.image.share_only([])
+    rig.explore(rig.program("increment", "increment"))  # set_flag stops at x, before the flag
+    result = rig.explore(rig.program("wait_for_flag", "set_flag"))
+    assert result.complete and not result.found
+
+
 def test_rcu_readers_are_judged(rig: Rig) -> None:
     """Legal inside a section older than call_rcu(); everything else is use of freed memory."""
     assert not rig.explore(rig.program("reader", "unlink_rcu")).found

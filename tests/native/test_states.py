@@ -59,6 +59,13 @@ def test_states_and_traces_end_alike(rig: Rig, functions: tuple[str, ...]) -> No
     assert same
 
 
+@pytest.fixture
+def flag_is_shared(rig: Rig) -> None:
+    """Also where nobody sets it: else a task that waits for it has no points."""
+    rig.explore(rig.program("wait_for_flag", "set_flag"))
+
+
+@pytest.mark.usefixtures("flag_is_shared")
 @pytest.mark.parametrize("functions", BROKEN, ids="+".join)
 def test_the_same_rules_break(rig: Rig, functions: tuple[str, ...]) -> None:
     """And the schedule that shows it is one that the ordinary path runs."""
@@ -110,3 +117,10 @@ def test_budget_and_first_end_it_early(rig: Rig) -> None:
     result = rig.explore(program, Options(strategy="stateful", budget_s=1e-9))
     assert not result.complete
     assert result.bounds_hit == ["time budget"]
+
+
+def test_what_a_search_over_states_has_noted_is_reported_again(rig: Rig) -> None:
+    """A search over traces that follows it in the same image begins with a clean slate."""
+    rig.explore(rig.program("increment", "null_dereference", engine=True), STATEFUL)
+    found = rig.explore(rig.program("unlock_only", "locked_increment", engine=True)).found
+    assert set(found) == {"I10"}

@@ -80,6 +80,8 @@ class Driver:
     """Calls functions of the image on behalf of machine tasks.
 
     :ivar last: what each task's last SEAMCALL was and gave, for those who ask why.
+    :ivar learning: it is to be learned which words tasks share, so others also go on where a
+        task tries again and looked at nothing that others are known to write.
     """
 
     def __init__(self, kernel: Kernel) -> None:
@@ -92,6 +94,7 @@ class Driver:
         self.last: dict[int, Any] = {}
         self.entered: dict[int, bool] = {}
         self.idle: dict[int, int] = {}
+        self.learning = False
         self.first: dict[int, dict[int, int]] = {}  # values as an attempt met them
         self.own: dict[int, dict[int, int]] = {}  # and as it left them
         self._pending: dict[int, tuple[Event | None, Granule, int, int, int]] = {}
@@ -305,6 +308,8 @@ class Driver:
             head = self.image.text(ev.addr)
             self.m.report("LIVELOCK", f"{head}: fails again and again with nobody's doing")
             self._end("limit")
+        if self.learning:
+            self._point("retry", self.image.text(ev.addr), ev.pc)
 
     def _end(self, status: str) -> None:
         """End the execution from inside a task."""

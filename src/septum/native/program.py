@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
@@ -160,12 +161,12 @@ class NativeProgram(KeepsStates):
     def warm_up(self) -> int:
         """Learn which words tasks share; how many runs it took."""
         runs = 0
+        self.driver.learning = True
         for seed in range(_WARM_UP):
             runs += 1
-            try:
+            with suppress(SharingGrew):
                 self.run((), None, Policy("random", seed=seed))
-            except SharingGrew:
-                continue
+        self.driver.learning = False
         return runs
 
 

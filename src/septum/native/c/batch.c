@@ -182,7 +182,7 @@ u64 septum_execute(struct request *q)
 	septum_begin();
 	septum_engine_start();
 	asked = q;
-	septum_stateful = 0;
+	septum_stateful = septum_tolerates = 0;
 	result = septum_begin_tasks();
 	if (result == RUN_ON)
 		result = schedule(q);
