@@ -135,6 +135,17 @@ class Explorer:
         for step in self.analysis.steps:
             self.outcomes.add(step)
 
+    def run(self, program: Program, policy: Policy, limits: Limits) -> Execution:
+        """The next run, taken into account; `shown` tells what it says of the program.
+
+        :raises NondeterminismError: the same decisions led elsewhere.
+        """
+        execution = program.run(
+            self.prefix, self.sleep, policy, limits, covered=self.covered, survivors=True
+        )
+        self.take(execution)
+        return execution
+
     # --- after a run ----------------------------------------------------------------
 
     def take(self, execution: Execution) -> None:
@@ -473,17 +484,9 @@ def explore(
     explorer = Explorer(tasks)
     bounds: list[str] = []
     while True:
-        execution = program.run(
-            explorer.prefix,
-            explorer.sleep,
-            policy,
-            limits,
-            covered=explorer.covered,
-            survivors=True,
-        )
+        execution = explorer.run(program, policy, limits)
         if execution.status == "limit" and "steps per execution" not in bounds:
             bounds.append("steps per execution")
-        explorer.take(execution)
         for n, seen in enumerate(shown(program, execution, explorer.analysis.steps, limits)):
             result.take(seen, again=n > 0)
             if on_execution is not None:

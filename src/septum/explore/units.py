@@ -190,20 +190,12 @@ def explore_unit(
     out = UnitResult(result)
     with no_collector(), remembering(program):
         while True:
-            execution = program.run(
-                explorer.prefix,
-                explorer.sleep,
-                CONTINUE,
-                limits,
-                covered=explorer.covered,
-                survivors=True,
-            )
+            execution = explorer.run(program, CONTINUE, limits)
             result.folded = result.folded or machine.retries_folded > 0
             if execution.status == "limit":
                 result.bounds_hit = ["steps per execution"]
             if execution.status == "held" and _kept_out(machine.sleeping):
                 result.blocked += 1
-            explorer.take(execution)
             for n, seen in enumerate(shown(program, execution, explorer.analysis.steps, limits)):
                 result.take(seen, again=n > 0)
             out.choices = out.choices or any(step.choices for step in explorer.analysis.steps)

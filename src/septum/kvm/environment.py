@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What guests and CPUs (`septum.kvm.guest`) need of the kernel around them.
+"""What guests and CPUs (`septum.kvm.guest`), and views, need of the kernel around them.
 
 `septum.kvm.structs.Kvm` and its `Vcpu` offer it, and so does a compiled kernel
 (`septum.native.kernel.Kernel`): the same guest runs on both.
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from septum.machine import Cell, Machine
     from septum.machine.geometry import Geometry
 
-__all__ = ["GuestKvm", "GuestVcpu"]
+__all__ = ["GuestKvm", "GuestVcpu", "HasModule"]
 
 
 class _Value(Protocol):
@@ -52,8 +52,8 @@ class _MmuPages(Protocol):
     def __getitem__(self, pfn: int) -> _MmuPage: ...
 
 
-class GuestKvm(Protocol):
-    """The VM; ``module`` is None for one that is no TD."""
+class HasModule(Protocol):
+    """A kernel with a VM, and the module that serves it; None for an ordinary VM."""
 
     @property
     def m(self) -> Machine: ...
@@ -61,6 +61,11 @@ class GuestKvm(Protocol):
     def geometry(self) -> Geometry: ...
     @property
     def module(self) -> Any: ...
+
+
+class GuestKvm(HasModule, Protocol):
+    """The VM, to its guest."""
+
     @property
     def features(self) -> Features: ...
     @property

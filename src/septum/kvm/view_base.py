@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from septum.machine import Machine
-from septum.machine.geometry import PAGE_SHIFT, Geometry
+from septum.kvm.environment import HasModule
+from septum.machine.geometry import PAGE_SHIFT
 from septum.tdx.pamt import PageType
 from septum.tdx.sept import State, hpa_of, state_of
 from septum.tdx.state import Lifecycle, Td
 
-__all__ = ["BaseView", "Entry", "HasModule", "SeptView", "SpteChange", "Table", "Translation"]
+__all__ = ["BaseView", "Entry", "SeptView", "SpteChange", "Table", "Translation", "ViewedKvm"]
 
 _TABLES = (State.NL_MAPPED, State.NL_BLOCKED)
 
@@ -27,15 +27,9 @@ class HasTdr(Protocol):
     tdr: int
 
 
-class HasModule(Protocol):
-    """A kernel with a VM, and the module that serves it; None for an ordinary VM."""
+class ViewedKvm(HasModule, Protocol):
+    """The VM that a view is of."""
 
-    @property
-    def m(self) -> Machine: ...
-    @property
-    def geometry(self) -> Geometry: ...
-    @property
-    def module(self) -> Any: ...
     @property
     def tdx(self) -> HasTdr: ...
     @property
@@ -100,9 +94,9 @@ class SeptView:
 class BaseView:
     """Passes the machine's events on to its subscribers, and walks the S-EPT."""
 
-    kvm: HasModule
+    kvm: ViewedKvm
 
-    def __init__(self, kvm: HasModule) -> None:
+    def __init__(self, kvm: ViewedKvm) -> None:
         self.kvm = kvm
         self.m = kvm.m
         self.geometry = kvm.geometry

@@ -37,9 +37,10 @@ from septum.machine.events import (
     Limits,
     MachineError,
     Policy,
+    repeated,
 )
 from septum.machine.frames import Moment
-from septum.machine.known import Judged, Memory, at_step
+from septum.machine.known import Judged, Memory, Wanted, at_step
 from septum.machine.policy import Way
 from septum.machine.recorder import Recorder
 from septum.machine.rounds import Rounds
@@ -357,11 +358,11 @@ class Machine(Schedule):
             judged: for explorers, who want to know what the other tasks would have done.
         """
         self._sleep = dict(sleep) if sleep else {}
-        lowest = policy.kind == "lowest"
+        wanted = Wanted(prefix, sleep or {}, covered, limits, policy.kind == "lowest", survivors)
         self.learning = self._may_remember(policy, fingerprint)
         learn = self._remembered(bodies, settle) if self.learning else None
         if learn is not None:
-            known = learn.run(prefix, self._sleep, covered, limits, lowest, survivors)
+            known = learn.run(wanted)
             if known is not None and learn.trusted():
                 self._sleep = learn.sleep
                 self.retries_folded = learn.retries_folded
@@ -422,12 +423,7 @@ class Machine(Schedule):
             )
             self._last = self.log
             judge = partial(self._judge, settle)
-            if learn is not None:
-                judged = learn.learn(
-                    execution, prefix, sleep or {}, covered, limits, lowest, survivors, judge
-                )
-            else:
-                judged = judge()
+            judged = judge() if learn is None else learn.learn(execution, wanted, judge)
             execution.findings += at_step(judged[0], len(self.log) - 1)
             execution.reached |= judged[1]
         finally:
@@ -487,12 +483,7 @@ class Machine(Schedule):
         if self.tracing or self.history is not None or bodies is not self._last_bodies:
             self._last_bodies = bodies
             return 0
-        n = 0
-        for event, decision in zip(self._last, prefix, strict=False):
-            if event.task != decision.task or event.choice != decision.choice:
-                break
-            n += 1
-        return n
+        return repeated(self._last, prefix)
 
     def _choose_memory_model(self) -> None:
         """Under TSO every task gets a store buffer, an actor that the explorer schedules."""

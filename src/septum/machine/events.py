@@ -173,6 +173,16 @@ class Execution:
         return [Decision(e.task, e.choice) for e in self.events]
 
 
+def repeated(log: Sequence[Event], decisions: Sequence[Decision]) -> int:
+    """How many events of an earlier execution these decisions begin with."""
+    n = 0
+    for event, decision in zip(log, decisions, strict=False):
+        if event.task != decision.task or event.choice != decision.choice:
+            break
+        n += 1
+    return n
+
+
 def step_start(log: Sequence[Event], at: int) -> int:
     """Where the step begins that event ``at`` is part of: a choice belongs to the event before."""
     while at > 0 and log[at].op == "choose":

@@ -20,13 +20,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from septum.machine.behaviour import (
-    DISCIPLINE,
-    END,
-    FATAL,
-)
+from septum.machine.behaviour import DISCIPLINE, END, FATAL
 from septum.machine.dependency import Footprint, clash
 from septum.machine.events import (
     Decision,
@@ -36,12 +32,13 @@ from septum.machine.events import (
     Limits,
     MachineError,
     last_footprint,
+    repeated,
     step_start,
 )
 from septum.machine.rounds import starving
 from septum.machine.walk import Cycles, Undo, Walk
 
-__all__ = ["AUDIT", "Judged", "Memory", "at_step"]
+__all__ = ["AUDIT", "Judged", "Memory", "Wanted", "at_step"]
 
 AUDIT: Final = 64
 _MOST: Final = 1_000_000  # nodes; then all are forgotten
@@ -50,6 +47,17 @@ _UNKNOWN: Final = ("unknown", "diverged")
 
 Judged = tuple[list[Finding], frozenset[str]]
 """Findings in a settled state, and what was reached on the way to them."""
+
+
+class Wanted(NamedTuple):
+    """What `Machine.run` is asked for; ``lowest``: of its policies, that one."""
+
+    prefix: Sequence[Decision]
+    sleep: Mapping[int, Footprint]
+    covered: Sequence[Footprint]
+    limits: Limits
+    lowest: bool
+    survivors: bool
 
 
 class Memory(Walk):
@@ -80,18 +88,10 @@ class Memory(Walk):
         """Begin the next execution at the start: events may have been changed since."""
         self._rewind(0)
 
-    def run(
-        self,
-        prefix: Sequence[Decision],
-        sleep: Mapping[int, Footprint],
-        covered: Sequence[Footprint],
-        limits: Limits,
-        lowest: bool,
-        survivors: bool,
-    ) -> Execution | None:
+    def run(self, wanted: Wanted) -> Execution | None:
         """The execution that `Machine.run` would give; None: it is not known."""
         self._auditing = False
-        status = self._walk(prefix, sleep, covered, limits, lowest, survivors)
+        status = self._walk(wanted)
         if status in _UNKNOWN:
             return None
         findings = self.findings
@@ -113,23 +113,12 @@ class Memory(Walk):
             list(self.halts),
         )
 
-    def _walk(
-        self,
-        prefix: Sequence[Decision],
-        sleep: Mapping[int, Footprint],
-        covered: Sequence[Footprint],
-        limits: Limits,
-        lowest: bool,
-        survivors: bool,
-    ) -> str:
+    def _walk(self, wanted: Wanted) -> str:
         """As far as it is known; its status."""
+        prefix, sleep, covered, limits, lowest, survivors = wanted
         if not self._start():
             return "unknown"
-        same = 0
-        for event, decision in zip(self.log, prefix, strict=False):
-            if event.task != decision.task or event.choice != decision.choice:
-                break
-            same += 1
+        same = repeated(self.log, prefix)
         given_up = self._given_up
         if given_up and given_up[0] < len(prefix):  # there nobody is picked any more
             same = min(same, given_up[0])
@@ -155,23 +144,13 @@ class Memory(Walk):
         """What the judgement of a settled state depends on."""
         return tuple(self._now), tuple([(f.rule, f.message) for f in self.findings])
 
-    def learn(
-        self,
-        execution: Execution,
-        prefix: Sequence[Decision],
-        sleep: Mapping[int, Footprint],
-        covered: Sequence[Footprint],
-        limits: Limits,
-        lowest: bool,
-        survivors: bool,
-        judge: Callable[[], Judged],
-    ) -> Judged:
+    def learn(self, execution: Execution, wanted: Wanted, judge: Callable[[], Judged]) -> Judged:
         """Compare an execution in earnest, yet to be judged, with what the trees say by now.
 
         :param judge: the state that it left behind.
         :raises MachineError: with the first difference.
         """
-        status = self._walk(prefix, sleep, covered, limits, lowest, survivors)
+        status = self._walk(wanted)
         for n, (one, other) in enumerate(zip(self.log, execution.events, strict=False)):
             if _facts(one) != _facts(other):
                 raise MachineError(f"step {n}, {other}, was {one} before: {DISCIPLINE}")

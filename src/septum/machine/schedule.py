@@ -229,10 +229,11 @@ class Schedule:
         if self.opaque is not None and rounds.worth_a_look(task.id, task.op, task.obj):
             shared = self.fingerprint(self.begun)
             state = state_of(self.tasks, shared, task, self.opaque, rounds.places)
-            earlier = [at for at, known in rounds.states if known[0] == state[0]]
+            earlier = rounds.states[:]
             rounds.seen(len(self.log), state)
             if self.rec is not None:
-                self.rec.compared(len(self.log), {at: at in rounds.starts for at in earlier})
+                alike = [at for at, known in earlier if known[0] == state[0]]
+                self.rec.compared(len(self.log), {at: at in rounds.starts for at in alike})
 
     def _in_vain(self, wanted: int, start: int) -> bool:
         """Whether the prefix goes once more round a cycle out of which others would lead:
