@@ -178,33 +178,40 @@ def _compare(compiled: NativeBuilt, design: str, options: Options) -> Difference
     if compiled.program.engine is not None:
         options = replace(options, strategy="stateful")
     theirs, all_of_it = code.run(options)
-    complete = whole and all_of_it
     names = [task.name for task in scenario.tasks]
-    text = "\n".join(_differences(design, name, (model, ours), (code, theirs), names, complete))
-    return Difference(scenario.name, text, complete, len(code.states))
+    found = (
+        _Seen(design, ours, set(model.states), whole),
+        _Seen(name, theirs, set(code.states), all_of_it),
+    )
+    text = "\n".join(_differences(*found, (model, code), names))
+    return Difference(scenario.name, text, whole and all_of_it, len(code.states))
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one side found; ``whole``: it explored everything."""
+
+    name: str
+    rules: set[str]
+    states: set[State]
+    whole: bool
 
 
 def _differences(
-    design: str,
-    name: str,
-    model: tuple[Side, set[str]],
-    code: tuple[Side, set[str]],
-    names: Sequence[str],
-    complete: bool,
+    model: _Seen, code: _Seen, sides: tuple[Side, Side], names: Sequence[str]
 ) -> Iterator[str]:
-    (ours, our_rules), (theirs, their_rules) = model, code
-    if our_rules != their_rules:
-        yield f"findings: {design} {_list(our_rules)}, {name} {_list(their_rules)}"
-    if not complete:
-        return  # a state that one of them did not get to is no difference
-    for side, against, who in ((ours, theirs, design), (theirs, ours, name)):
-        only = [state for state in side.states if state not in against.states]
-        if only:
+    """What one side did not get to before its time was up is no difference."""
+    both = ((model, code, sides[0]), (code, model, sides[1]))
+    if any(other.whole and one.rules - other.rules for one, other, _ in both):
+        yield f"findings: {model.name} {_list(model.rules)}, {code.name} {_list(code.rules)}"
+    for one, other, side in both:
+        only = [state for state in side.states if state not in other.states]
+        if only and other.whole:
             schedule = " ".join(names[t] for t in side.states[only[0]])
             words = ", ".join(
                 words_of(item) for item in only[0] if item[0] != "VM" or any(item[1:])
             )
-            yield f"settled state that only {who} reaches: {words}"
+            yield f"settled state that only {one.name} reaches: {words}"
             yield f"  by the schedule: {schedule}"
 
 
