@@ -9,8 +9,8 @@ import pytest
 from native_rig import Rig
 from test_engine import PROGRAMS
 
-from septum.explore import Options, SearchResult
-from septum.native.program import NativeProgram
+from septum.explore import Options, SearchResult, search
+from septum.native.program import NativeProgram, SharingGrew
 
 STATEFUL = Options(strategy="stateful")
 
@@ -124,3 +124,52 @@ def test_what_a_search_over_states_has_noted_is_reported_again(rig: Rig) -> None
     rig.explore(rig.program("increment", "null_dereference", engine=True), STATEFUL)
     found = rig.explore(rig.program("unlock_only", "locked_increment", engine=True)).found
     assert set(found) == {"I10"}
+
+
+# --- learning, by searches over states alone -----------------------------------------------
+
+
+@pytest.fixture
+def unlearned(rig: Rig) -> Iterator[Rig]:
+    """Nothing is known of which words tasks share."""
+    program = rig.program("private_work")
+    words = program.words()
+    program.know(())
+    yield rig
+    program.know(words)
+
+
+def from_scratch(rig: Rig, *functions: str) -> tuple[SearchResult, NativeProgram, int]:
+    """Without random executions that learn; and how often the search began."""
+    program = rig.program(*functions, engine=True)
+    program.know(())
+    assert program.engine is not None
+    for begun in range(1, 20):
+        program.engine.settled.clear()
+        try:
+            return search(program, STATEFUL), program, begun
+        except SharingGrew:
+            continue
+    raise AssertionError("sharing grows for ever")
+
+
+@pytest.mark.parametrize("functions", [*PROGRAMS, *BROKEN], ids="+".join)
+def test_a_search_over_states_learns_what_it_needs(rig: Rig, functions: tuple[str, ...]) -> None:
+    rig.explore(rig.program("wait_for_flag", "set_flag"))  # else who waits has no points
+    reduced = rig.program(*functions, engine=True)
+    by_traces = rig.explore(reduced)
+    by_states, program, _ = from_scratch(rig, *functions)
+    if "wait_for_flag" not in functions:
+        assert by_states.complete
+        assert by_states.found.keys() == by_traces.found.keys()
+        assert functions in BROKEN or settled(program) == settled(reduced)
+
+
+def test_what_different_branches_touch_is_not_shared(unlearned: Rig) -> None:
+    """Whoever is last uses the object; marks of both branches alone would make it a race."""
+    by_states, program, begun = from_scratch(unlearned, "last_frees", "last_frees")
+    assert by_states.complete
+    assert not by_states.found
+    assert program.words() == ("x+0",)
+    assert begun <= 4
+    assert len(settled(program)) == 1

@@ -58,6 +58,7 @@ FOLIOS: Final = 256  # guest pages per task
 STACKS: Final = 0x1_4000_0000
 STACK_SIZE: Final = 0x10000
 SHADOW: Final = 0x2_0000_0000
+SHADOW_SIZE: Final = 0x1000_0000
 SAVED: Final = 0x2_2000_0000  # the start state's pages, as they are first written
 SAVED_SIZE: Final = 0x100_0000
 WORK_MAX: Final = 3_000_000
@@ -65,7 +66,9 @@ PAGE: Final = 4096
 _MAP_FIXED_NOREPLACE: Final = 0x100000
 _MAP_NORESERVE: Final = 0x4000
 _BUGFLAG_WARNING: Final = 1
-_SHARED, _WATCHED, _BY = 1, 3, 16  # marks of a granule (c/runtime.h)
+_SHARED, _CANDIDATE, _BY, _WATCHED, _WAS_BY, _NEW = 1, 8, 0x10, 0x20, 0x40, 0x80
+_MANY: Final = 15
+"""Marks of a granule (c/runtime.h)."""
 
 
 class ImageError(RuntimeError):
@@ -110,6 +113,8 @@ _CONFIG: Final = (
     "shadow_image",
     "shared_arena",
     "shared_image",
+    "path_arena",
+    "path_image",
     "stack",
     "stack_size",
     "cpu_stride",
@@ -203,7 +208,6 @@ class Image:
         self.exploring = ctypes.c_int.from_address(symbols["septum_exploring"])
         self.found_count = ctypes.c_uint64.from_address(symbols["septum_found_count"])
         self.found = (Found * 64).from_address(symbols["septum_found"])
-        self.new_shared = self._array("septum_new_shared", 256)
         self.new_shared_count = ctypes.c_uint64.from_address(symbols["septum_new_shared_count"])
         size = self.sizes()
         self.events = [
@@ -231,7 +235,7 @@ class Image:
         map_memory(ARENA, ARENA_SIZE)
         map_memory(STACKS, STACK_SIZE * (TASKS + 1))
         map_memory(STRUCTS, STRUCTS_SIZE)
-        map_memory(SHADOW, 0x1000_0000)
+        map_memory(SHADOW, SHADOW_SIZE)
         map_memory(SAVED, SAVED_SIZE)
 
     def _percpu(self, cpu: int) -> int:
@@ -252,6 +256,8 @@ class Image:
             "shadow_image": SHADOW + 0x400_0000,
             "shared_arena": SHADOW + 0x800_0000,
             "shared_image": SHADOW + 0xA00_0000,
+            "path_arena": SHADOW + 0xD00_0000,
+            "path_image": SHADOW + 0xE00_0000,
             "stack": STACKS,
             "stack_size": STACK_SIZE,
             "cpu_stride": CPU_STRIDE,
@@ -271,9 +277,10 @@ class Image:
             ctypes.c_uint64.from_address(at).value = ARENA + n * ARENA_TASK
         self._bump_at = offset
         self._cpu_at = self.u64(self.symbols["septum_cpu_offset"])
-        regions = self._array("septum_regions", 2 * (2 + CPUS))
+        regions = self._array("septum_regions", 2 * (3 + CPUS))
         parts = [(image, values["image_end"] - image), (ARENA, values["arena_size"])]
         parts += [(self._percpu(cpu), self._percpu_size()) for cpu in range(1, CPUS)]
+        parts.append((values["path_arena"], SHADOW + SHADOW_SIZE - values["path_arena"]))
         for n, (start, length) in enumerate(parts):
             regions[2 * n], regions[2 * n + 1] = start, length + PAGE - 1 & -PAGE
         used = ctypes.c_uint64.from_address(self.symbols["septum_regions_used"])
@@ -365,11 +372,11 @@ class Image:
         return value
 
     def is_shared(self, addr: int) -> bool:
-        """The granule was found to be used by two tasks."""
+        """The granule's accesses are scheduling points."""
         for shared, base, end in self._shared:
             if base <= addr < end:
                 mark = ctypes.c_uint8.from_address(shared + (addr - base >> 3)).value
-                return mark not in (0, _WATCHED)
+                return mark == _SHARED or mark & (_BY | _WAS_BY) != 0
         return False
 
     def share(self, addr: int, writer: int = -1) -> None:
@@ -390,20 +397,24 @@ class Image:
         return value
 
     def shared(self) -> list[tuple[int, int]]:
-        """Addresses of the granules whose accesses are scheduling points, each with the only
-        task that writes it (-1: more than one)."""
+        """Addresses of the granules that tasks share, those that were found since the last
+        `share_only` as well, each with the only task that writes it (-1: more than one)."""
         out = []
         for shared, base, end in self._shared:
             marks = ctypes.string_at(shared, end - base >> 3)
-            for at in re.finditer(rb"[^\x00\x03]", marks):
-                mark = marks[at.start()]
-                out.append((base + 8 * at.start(), mark % _BY if mark >= _BY else -1))
+            for at in re.finditer(rb"[\x01\x10-\x1f\x40-\xff]", marks):
+                out.append((base + 8 * at.start(), _writer(marks[at.start()])))
         return out
 
     def share_only(self, words: Iterable[tuple[int, int]]) -> None:
-        """These (as `shared` gives them), and those that were marked in the start state."""
+        """These (as `shared` gives them), and those that were marked in the start state.
+        Candidates stay what they are."""
         for (shared, _, _), marks in zip(self._shared, self._start_marks, strict=True):
+            now = ctypes.string_at(shared, len(marks))
             ctypes.memmove(shared, marks, len(marks))
+            for at in re.finditer(rb"[\x08\x09\x28\x29]", now):
+                mark = now[at.start()] & _WATCHED | _CANDIDATE
+                ctypes.c_uint8.from_address(shared + at.start()).value = mark
         for addr, writer in words:
             self.share(addr, writer)
 
@@ -473,3 +484,9 @@ class Image:
     def hot_bytes(self) -> int:
         """Memory that executions have written so far: the size of a snapshot."""
         return self._hot.value * PAGE
+
+
+def _writer(mark: int) -> int:
+    """The only task that writes a shared granule; -1: more than one."""
+    writer = mark & _MANY
+    return -1 if mark == _SHARED or mark & _WAS_BY or writer == _MANY else writer

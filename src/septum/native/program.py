@@ -54,7 +54,7 @@ class NativeProgram(KeepsStates):
         self.before_run: Callable[[Sequence[Decision]], None] | None = None
         self.engine: Engine | None = None
         self._known: tuple[str, ...] | None = None
-        self.same_epoch = False  # what earlier executions marked still counts
+        self.among_states = False  # a search over states asks: words that it finds are its own
 
     def use_engine(self, plans: Sequence[Sequence[Plan]]) -> Engine:
         """Let C run executions; ``plans`` is what the bodies do."""
@@ -86,7 +86,7 @@ class NativeProgram(KeepsStates):
                     return done
             self.engine.python_runs()
         image.restore()
-        if self.same_epoch:
+        if self.among_states:  # what earlier executions marked still counts
             image.found_count.value = 0
         else:
             image.begin()
@@ -103,7 +103,7 @@ class NativeProgram(KeepsStates):
         if self.engine is not None and self.engine.answers.conflict:
             self.give_up_engine()
             raise SharingGrew
-        if image.new_shared_count.value:
+        if image.new_shared_count.value and not self.among_states:
             self.forget_sharing()
             raise SharingGrew
         return execution

@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 
 __all__ = ["stateful"]
 
-OVER, TICK, JUDGE, BLOCKED, ASK, SHARING, FULL, CYCLE = range(8)
+OVER, TICK, JUDGE, BLOCKED, ASK, FULL, CYCLE = range(7)
 _EVENTFUL, _PROBLEM = 2, 3
 _CHUNK: Final = 2000  # transitions between two looks at the clock
 _PATH: Final = 32768
 _ENDED: Final = 2
 _ROUNDS: Final = 3  # cycles that are reported
+_LEARN: Final = 4000  # transitions that a search goes on for at least to find more shared words
 _CANNOT: Final = "a step that C cannot take"
 
 
@@ -69,6 +70,7 @@ class _Run:
         self.ended = False
         self.rounds = 0  # cycles that were reported
         self.watched = engine.tables.watched
+        self.enough = 0  # transitions after which to begin again; 0: no word was found
 
     def path(self) -> list[Decision]:
         """The decisions that lead to where C is."""
@@ -78,14 +80,14 @@ class _Run:
         """Python runs the path, and on to an end."""
         program = self.program
         engine, program.engine = program.engine, None
-        program.same_epoch = True
+        program.among_states = True
         self.engine.python_runs()
         program.machine.forget()
         try:
             execution = program.run(path, limits=limits or Limits(self.options.steps))
         finally:
             program.engine = engine
-            program.same_epoch = False
+            program.among_states = False
         if self.engine.answers.conflict:
             program.give_up_engine()
             raise SharingGrew
@@ -142,6 +144,15 @@ class _Run:
             event = self._start(self._at)
         return event
 
+    def learned_enough(self) -> bool:
+        """Tasks were found to share words, and the search has gone on for as long again: their
+        accesses are no points in it, so it is only good to find more of them."""
+        if not self.engine.image.new_shared_count.value:
+            return False
+        done: int = self.search.transitions
+        self.enough = self.enough or 2 * done + _LEARN
+        return done >= self.enough
+
     def run(self, progress: Callable[[SearchResult], None] | None) -> SearchResult:
         options, result, search = self.options, self.result, self.search
         begun = perf_counter()
@@ -149,10 +160,7 @@ class _Run:
         bounds = result.bounds_hit
         event = self._begin()
         again = 0
-        while event != OVER:
-            if event == SHARING:
-                self.program.forget_sharing()
-                raise SharingGrew
+        while event != OVER and not self.learned_enough():
             if event == ASK and not search.depth:
                 bounds.append(_CANNOT)
                 break
@@ -167,9 +175,6 @@ class _Run:
                 self.execute(self.path())
             elif event == CYCLE:
                 self.go_round()
-            if self.engine.image.new_shared_count.value:
-                self.program.forget_sharing()
-                raise SharingGrew
             if options.first and result.found:
                 bounds.append("stopped at the first finding")
                 break
@@ -181,6 +186,9 @@ class _Run:
             if progress is not None and event == TICK:
                 progress(result)
             event = self._go_on(self._at, again, _CHUNK)
+        if self.engine.image.new_shared_count.value:
+            self.program.forget_sharing()
+            raise SharingGrew
         self._count(begun)
         self._notes()
         result.complete = not bounds

@@ -168,7 +168,6 @@ extern s32 *septum_wseq;
 extern u8 *septum_dying;
 extern u32 septum_why;
 extern u32 septum_stateful, septum_tolerates;
-extern u64 septum_new_shared_count;
 extern u64 septum_lost[16], septum_lost_used; /* where an entry was to change and did not */
 extern u32 septum_logged, septum_folded, septum_enabled;
 extern u32 septum_runs;	/* the task whose step it is */

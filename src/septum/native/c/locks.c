@@ -70,7 +70,7 @@ static void lock_at(u64 lock, int shared, u64 pc)
 
 	if (l->writer == (u32)septum_current + 1)
 		septum_problem(SEPTUM_LOCKDEP, pc, lock, "possible recursive locking");
-	if (septum_exploring ? septum_granule(lock, 1) || !septum_can_take(l, shared) : !septum_can_take(l, shared))
+	if (septum_exploring ? septum_granule(lock, USE_WRITE) || !septum_can_take(l, shared) : !septum_can_take(l, shared))
 		septum_announce(SEPTUM_LOCK, lock, 8, (u64)shared, pc);
 	septum_alive(lock, pc);
 	take(l, shared);
@@ -85,7 +85,7 @@ int septum_trylock(void *lock, int shared)
 {
 	struct lock_state *l = septum_lock_state((u64)lock);
 
-	if (septum_exploring && septum_granule((u64)lock, 1))
+	if (septum_exploring && septum_granule((u64)lock, USE_WRITE))
 		septum_announce(SEPTUM_LOCK, (u64)lock, 8, (u64)shared | 2, RET);
 	septum_alive((u64)lock, RET);
 	if (!septum_can_take(l, shared))
@@ -104,7 +104,7 @@ static void unlock_at(u64 lock, int shared, u64 pc)
 		septum_problem(SEPTUM_LOCKDEP, pc, lock, "unlock without the lock");
 		return;
 	}
-	if (septum_exploring && septum_granule(lock, 1))
+	if (septum_exploring && septum_granule(lock, USE_WRITE))
 		septum_announce(SEPTUM_UNLOCK, lock, 8, (u64)shared, pc);
 	septum_alive(lock, pc);
 	if (shared) {
@@ -151,6 +151,6 @@ void septum_wait(int (*ready)(void *), void *arg, void *word)
 
 	t->ready = ready;
 	t->ready_arg = arg;
-	if (septum_exploring ? septum_granule((u64)word, 0) || !ready(arg) : !ready(arg))
+	if (septum_exploring ? septum_granule((u64)word, USE_READ) || !ready(arg) : !ready(arg))
 		septum_announce(SEPTUM_WAIT, (u64)word, 8, 0, RET);
 }

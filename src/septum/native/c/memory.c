@@ -104,8 +104,8 @@ static void watch_writes(u64 page)
 	u8 *shared = (u8 *)septum_config.shared_arena + ((page - septum_config.arena) >> 3);
 
 	for (u64 i = 0; i < 512; i++)
-		if (!shared[i] && septum_is_watched(i))
-			shared[i] = GRANULE_WATCHED;
+		if ((!shared[i] || shared[i] & GRANULE_CANDIDATE) && septum_is_watched(i))
+			shared[i] |= GRANULE_WATCHED;
 }
 
 /* Fresh zeroed memory of the running task's arena; never handed out twice in an execution. */
@@ -139,7 +139,7 @@ static void retire(u64 addr, u64 pc)
 		int any = 0;
 
 		for (u64 at = b->addr; at < b->addr + b->size; at += 8)
-			any |= septum_granule(at, 1);
+			any |= septum_granule(at, USE_FREE);
 		if (any)
 			septum_announce(SEPTUM_FREE, b->addr, (u32)b->size, (u64)in_rcu_callback, pc);
 	}
@@ -207,11 +207,11 @@ void septum_begin(void)
 {
 	struct septum_config *c = &septum_config;
 
-	if (!(++septum_epoch & 0xffff)) {
+	if (!(++septum_epoch & 0xfff)) {
 		memset((void *)c->dead_arena, 0, c->arena_size >> 2);
 		memset((void *)c->shadow_arena, 0, c->arena_size >> 1);
 		memset((void *)c->shadow_image, 0, (c->image_end - c->image) >> 1);
 		septum_epoch++;
 	}
-	septum_found_count = 0;
+	septum_found_count = septum_among_states = 0;
 }

@@ -218,22 +218,44 @@ static u64 base_of(u64 n)
 	return hash_page((u64 *)page, addr);
 }
 
+static u64 differs(u64 n)
+{
+	struct hot *h = &hot[n];
+
+	if (!h->base)
+		h->base = base_of(n);
+	return hash_page((u64 *)h->addr, h->addr) - h->base;
+}
+
+/* Marks of candidates. */
+static int marks(u64 addr)
+{
+	return addr >= septum_config.path_arena && addr - septum_config.shadow_arena < MARKS_SIZE;
+}
+
 /* What lies on pages that differ from the start state.  The runtime's own records of tasks,
- * blocks and time stamps (`.septum_volatile`) are left to those who know what matters of them. */
+ * blocks and time stamps (`.septum_volatile`) and its marks are left to those who know what
+ * matters of them. */
 u64 septum_memory_hash(void)
 {
 	u64 sum = 0;
 
 	set_statistics_aside();
-	for (u64 n = 0; n < septum_hot_used; n++) {
-		struct hot *h = &hot[n];
-
-		if (h->addr - (u64)septum_volatile < (u64)(septum_volatile_end - septum_volatile))
-			continue;
-		if (!h->base)
-			h->base = base_of(n);
-		sum += hash_page((u64 *)h->addr, h->addr) - h->base;
-	}
+	for (u64 n = 0; n < septum_hot_used; n++)
+		if (hot[n].addr - (u64)septum_volatile >= (u64)(septum_volatile_end - septum_volatile) &&
+		    !marks(hot[n].addr))
+			sum += differs(n);
 	put_statistics_back();
+	return sum;
+}
+
+/* What tasks did to the candidates for sharing. */
+u64 septum_marks_hash(void)
+{
+	u64 sum = 0;
+
+	for (u64 n = 0; n < septum_hot_used; n++)
+		if (marks(hot[n].addr))
+			sum += differs(n);
 	return sum;
 }

@@ -9,9 +9,12 @@
  * instrumented, and nothing here makes a system call.
  *
  * Which granules are shared is learned: every access marks its granule with the task, and a
- * granule that two tasks used, one of them for writing, is reported to the explorer, which
- * marks it and starts over.  When an exploration ends without a report, all the accesses that
- * can conflict were scheduling points.  Of a granule that only one task writes, that task's own
+ * granule that two tasks used, one of them for writing, is new; its accesses are as before until
+ * the explorer makes the new ones points and starts over.  When an exploration ends without a
+ * new one, all the accesses that can conflict were scheduling points.  A search over states
+ * knows no executions: what is noted of a granule there is of all that it has run.  If two tasks
+ * used one, it becomes a candidate, of which the marks are part of the state, and is shared
+ * only if two tasks use it on the way to one state.  Of a granule that only one task writes, that task's own
  * reads conflict with nothing: they are no points, until another task is found to write it.
  */
 #include "runtime.h"
@@ -19,9 +22,9 @@
 KEEP struct septum_config septum_config;
 KEEP struct septum_found septum_found[SEPTUM_FOUND_MAX];
 KEEP u64 septum_found_count;
-KEEP u64 septum_new_shared[256];
 KEEP u64 septum_new_shared_count;
 KEEP u32 septum_epoch;
+KEEP u32 septum_among_states;	/* marks are of more than one execution */
 KEEP int septum_exploring;
 KEEP u32 septum_scrub;
 KEEP static int running; /* a task runs; else instrumented code is called by the explorer */
@@ -208,69 +211,96 @@ void septum_cpu_relax(void)
 
 /* --- accesses ------------------------------------------------------------------------------ */
 
-/* The tasks that have written the granule in this execution, if two have used it; else 0. */
-static inline u32 mark(u32 *shadow, u64 write)
-{
-	u32 me = 1u << septum_current, s = *shadow, readers, writers;
+/*
+ * What tasks did to a granule: 8 bits who has read it, 8 who has written it, 4 who has freed it
+ * (a task + 1), 12 of the execution's number.
+ */
+#define SEVERAL 15u
+#define EPOCH (septum_epoch & 0xfff)
 
-	if (s >> 16 != (septum_epoch & 0xffff))
-		s = septum_epoch << 16;
-	s |= write ? me << 8 : me;
-	*shadow = s;
-	readers = s & 0xff;
+/*
+ * Marks the granule; the tasks that change it, if two that use it do not commute; else 0.  Two
+ * that free it do, as far as it is not used otherwise: either notices the other one.
+ */
+static inline u32 mark(u32 *shadow, enum use how, u32 epoch)
+{
+	u32 me = 1u << septum_current, s = *shadow, freed, users, writers, freers;
+
+	if (s >> 20 != epoch)
+		s = epoch << 20;
+	freed = s >> 16 & 15;
+	if (how == USE_FREE) {
+		freed = !freed || freed == (u32)septum_current + 1 ? (u32)septum_current + 1 : SEVERAL;
+		s = (s & ~(15u << 16)) | freed << 16;
+	} else {
+		s |= how == USE_WRITE ? me << 8 : me;
+	}
+	if (s != *shadow)
+		*shadow = s;
 	writers = s >> 8 & 0xff;
-	readers |= writers;
-	return readers & (readers - 1) ? writers : 0;
+	users = (s & 0xff) | writers;
+	freers = freed == SEVERAL ? 0xff : 1u << freed >> 1;
+	if (writers && users & (users - 1))
+		return writers | freers;
+	return freed && (freed == SEVERAL ? users : users & ~freers) ? writers | freers : 0;
 }
 
-static int report(u64 addr, u8 *shared, u32 writers)
+/* Nothing becomes a point, or a candidate, before the explorer starts over. */
+static void found(u8 *shared, u32 now)
 {
-	if (septum_new_shared_count == 256)
-		return *shared && *shared != GRANULE_WATCHED;
-	septum_new_shared[septum_new_shared_count++] = addr & ~7ul;
-	/* A point from now on, which does no harm. */
-	*shared = (u8)(writers & (writers - 1) ? GRANULE_FOUND :
-						 GRANULE_FOUND_BY + __builtin_ctz(writers));
-	return 1;
+	*shared = (u8)now;
+	septum_new_shared_count++;
+}
+
+static u32 who(u32 writers)
+{
+	return writers & (writers - 1) ? GRANULE_MANY : (u32)__builtin_ctz(writers);
+}
+
+static int point(u8 *shared, u32 *noted, u32 *on_the_way, enum use how)
+{
+	u32 s = *shared, low = s & 15, me = (u32)septum_current, writers;
+
+	if (s == GRANULE_SHARED)
+		return 1;
+	if (s & (GRANULE_BY | GRANULE_WAS_BY)) {
+		if (low == me)
+			return how != USE_READ;
+		if (how != USE_READ && s & GRANULE_BY)
+			found(shared, GRANULE_NEW | GRANULE_WAS_BY | low);
+		return 1;
+	}
+	if (s & GRANULE_NEW) {
+		if (how != USE_READ && low != me)
+			*shared |= GRANULE_MANY;
+	} else if (low == GRANULE_CANDIDATE) {
+		writers = mark(on_the_way, how, 0);
+		if (writers)
+			found(shared, (s & GRANULE_WATCHED) | GRANULE_NEW | who(writers));
+	} else if (low != GRANULE_BECOMES) {
+		writers = mark(noted, how, EPOCH);
+		if (writers && septum_among_states)
+			found(shared, (s & GRANULE_WATCHED) | GRANULE_BECOMES);
+		else if (writers)
+			found(shared, (s & GRANULE_WATCHED) | GRANULE_NEW | who(writers));
+	}
+	return how == USE_WRITE && s & GRANULE_WATCHED;
 }
 
 /* Marks the granule; returns whether the access is a point. */
-int septum_granule(u64 addr, u64 write)
+int septum_granule(u64 addr, enum use how)
 {
 	struct septum_config *c = &septum_config;
-	u32 *shadow, writers;
-	u8 *shared;
-	u64 g;
+	u64 g = (addr - c->arena) >> 3;
 
-	g = (addr - c->arena) >> 3;
-	if (addr - c->arena < c->arena_size) {
-		shadow = (u32 *)c->shadow_arena + g;
-		shared = (u8 *)c->shared_arena + g;
-	} else if (addr - c->image < c->image_end - c->image) {
-		g = (addr - c->image) >> 3;
-		shadow = (u32 *)c->shadow_image + g;
-		shared = (u8 *)c->shared_image + g;
-	} else {
-		return 0;
-	}
-	if (*shared == GRANULE_SHARED || *shared == GRANULE_FOUND)
-		return 1;
-	if (*shared >= GRANULE_FOUND_BY) {
-		if (write && *shared != GRANULE_FOUND_BY + septum_current)
-			*shared = GRANULE_FOUND;
-		return 1;
-	}
-	if (*shared >= GRANULE_BY) {
-		u32 by = *shared - GRANULE_BY;
-
-		if (by == (u32)septum_current)
-			return !!write;
-		return !write || report(addr, shared, 1u << by | 1u << septum_current);
-	}
-	writers = mark(shadow, write);
-	if (writers && report(addr, shared, writers))
-		return 1;
-	return *shared && write; /* watched: the writes of an entry of a table */
+	if (addr - c->arena < c->arena_size)
+		return point((u8 *)c->shared_arena + g, (u32 *)c->shadow_arena + g,
+			     (u32 *)c->path_arena + g, how);
+	g = (addr - c->image) >> 3;
+	if (addr - c->image < c->image_end - c->image)
+		return point((u8 *)c->shared_image + g, (u32 *)c->shadow_image + g,
+			     (u32 *)c->path_image + g, how);
+	return 0;
 }
 
 /* A word that Python writes for a task (the CPU's A and D bits). */
@@ -280,7 +310,7 @@ void septum_poke(u64 task, u64 addr, u64 value)
 
 	if (septum_exploring && task < SEPTUM_TASKS) {
 		septum_current = (int)task;
-		septum_granule(addr, 1);
+		septum_granule(addr, USE_WRITE);
 		septum_current = old;
 	}
 	*(volatile u64 *)addr = value;
@@ -293,7 +323,7 @@ u64 septum_peek(u64 task, u64 addr)
 
 	if (septum_exploring && task < SEPTUM_TASKS) {
 		septum_current = (int)task;
-		septum_granule(addr, 0);
+		septum_granule(addr, USE_READ);
 		septum_current = old;
 	}
 	return *(volatile u64 *)addr;
@@ -320,7 +350,8 @@ void septum_hook(u64 addr, u32 size, u64 type, u64 pc)
 		septum_problem(SEPTUM_LOOP, pc, addr, "no end, and no access that others influence");
 		septum_die("endless loop");
 	}
-	if (septum_exploring && septum_granule(addr, type & (SEPTUM_WRITE | SEPTUM_RMW)))
+	if (septum_exploring &&
+	    septum_granule(addr, type & (SEPTUM_WRITE | SEPTUM_RMW) ? USE_WRITE : USE_READ))
 		septum_announce(SEPTUM_ACCESS, addr, size, type, pc);
 	septum_alive(addr, pc);
 }

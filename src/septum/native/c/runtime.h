@@ -50,21 +50,28 @@ struct lock_state {
 };
 
 #define LOCKS_MAX 512
+#define MARKS_SIZE 0x10000000ul /* from shadow_arena on: all that is noted of granules */
 
 /* What is known of a granule (septum.native.image). */
 enum {
 	GRANULE_SHARED = 1,	/* all of its accesses are points */
-	GRANULE_FOUND,		/* the same; it is new */
-	GRANULE_WATCHED,	/* entry of a table: its writes are points */
-	GRANULE_BY = 16,	/* + task: shared, and written by this task alone */
-	GRANULE_FOUND_BY = 32,	/* the same, new */
+	GRANULE_CANDIDATE = 8,	/* what tasks did to it is part of the state */
+	GRANULE_BECOMES = 9,	/* ... when the explorer has started over */
+	GRANULE_BY = 0x10,	/* + task: shared, and written by this task alone */
+	GRANULE_WATCHED = 0x20,	/* not shared; entry of a table: its writes are points */
+	/* Found to be shared; + the only task that writes it, or many: */
+	GRANULE_NEW = 0x80,
+	GRANULE_MANY = 15,
+	GRANULE_WAS_BY = 0x40,	/* ... until now + the only task that writes it, from now on many */
 };
+enum use { USE_READ, USE_WRITE, USE_FREE };
 
 struct septum_config {
 	u64 arena, arena_task, arena_size;	/* a piece per task, and all of it */
 	u64 image, image_end;			/* what is watched of the image */
 	u64 shadow_arena, shadow_image;		/* a u32 per granule */
 	u64 shared_arena, shared_image;		/* a byte per granule */
+	u64 path_arena, path_image;		/* a u32 per granule, of candidates: part of the state */
 	u64 stack, stack_size;			/* a stack per task */
 	u64 cpu_stride;				/* distance of the per-CPU areas */
 	u64 work_max;
@@ -74,6 +81,7 @@ struct septum_config {
 
 extern struct septum_config septum_config;
 extern u32 septum_epoch;
+extern u32 septum_among_states;
 extern u64 septum_found_count;
 extern int septum_current;
 extern struct task septum_tasks[SEPTUM_TASKS + 1];
@@ -85,12 +93,13 @@ extern u64 septum_rcu_word;
 
 void septum_announce(u32 kind, u64 addr, u32 size, u64 type, u64 pc);
 void septum_hook(u64 addr, u32 size, u64 type, u64 pc);
-int septum_granule(u64 addr, u64 write);
+int septum_granule(u64 addr, enum use how);
 void septum_enter_cpu(u64 cpu);
 void septum_judge_freed(u64 addr, u64 pc);
 int septum_warm(u64 addr);
 u64 septum_mix(u64 h, u64 value);
 u64 septum_memory_hash(void);
+u64 septum_marks_hash(void);
 void *memcpy(void *to, const void *from, u64 n);
 void *memset(void *p, int c, u64 n);
 struct lock_state *septum_lock_state(u64 addr);

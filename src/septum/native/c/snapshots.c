@@ -170,7 +170,7 @@ u64 septum_settled_hash(void)
 
 u64 septum_state_hash(void)
 {
-	u64 sum = septum_memory_hash() + two(septum_state, 0x57a7e), n;
+	u64 sum = septum_memory_hash() + septum_marks_hash() + two(septum_state, 0x57a7e), n;
 
 	for (u32 t = 0; t < septum_engine.tasks; t++) {
 		u64 h = runner_hash(t);

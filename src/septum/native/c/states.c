@@ -303,8 +303,6 @@ static int step(struct search *s, struct frame *f)
 	choose_as(f);
 	septum_why = 0;
 	result = septum_advance(t);
-	if (septum_new_shared_count)
-		return SEARCH_SHARING;
 	if (result == RUN_ASK) {
 		f->choices = choice_at;
 		return SEARCH_ASK;
@@ -357,11 +355,11 @@ u64 septum_search_start(struct search *s)
 	septum_restore();
 	septum_begin();
 	septum_engine_start();
-	septum_stateful = 1;
+	septum_stateful = septum_among_states = 1;
 	result = septum_begin_tasks();
 	if (result != RUN_ON) {
 		say_path(s, 0);
-		return septum_new_shared_count ? SEARCH_SHARING : SEARCH_ASK;
+		return SEARCH_ASK;
 	}
 	septum_found_count = 0;
 	result = arrive(s, 0, none);

@@ -31,7 +31,6 @@ enum search_event {
 	SEARCH_JUDGE,	/* all tasks have finished in a state that was not judged yet */
 	SEARCH_BLOCKED,	/* nobody can go on */
 	SEARCH_ASK,	/* Python has to run the step at the end of the path */
-	SEARCH_SHARING,	/* another word is shared: start over */
 	SEARCH_FULL,	/* memory for states or for the path is used up */
 	SEARCH_CYCLE,	/* the path came back to one of its states, and nobody was left out */
 };
