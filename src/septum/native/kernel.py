@@ -15,11 +15,11 @@ from typing import Any, Final
 from septum.kvm.features import Features
 from septum.kvm.guest import Cpu
 from septum.kvm.seamcall import Injection
-from septum.kvm.spte import FROZEN_SPTE
 from septum.machine import Cell, Machine
 from septum.machine.geometry import Geometry
 from septum.native.image import ARENA, ARENA_SIZE, CPUS, FIRST_PFN, GMEM_PFN, VMEMMAP, Image
 from septum.native.objects import Granule, Objects
+from septum.native.spte_layout import SpteLayout
 from septum.native.symbols import Lines
 from septum.native.vcpus import Pages, Vcpu
 from septum.tdx import Config, Tdmr, TdParams, TdxModule
@@ -41,6 +41,8 @@ class Kernel:
 
     :ivar fields: offset and size of structure members, and constants, by name.
     :ivar module: the TDX Module; None once an ordinary VM was made.
+    :ivar frozen: FROZEN_SPTE, as this kernel writes it.
+    :ivar value_of: an SPTE of this kernel as the Python models write it.
     :ivar gfns: GFNs that the scenario uses, as the kernel numbers them.
     :ivar slots: those of each memslot, by its number.
     :ivar features: what host and VM are configured for.
@@ -61,7 +63,11 @@ class Kernel:
         )
         self.module = TdxModule(m, self.geometry, config=config, profile=profile, fine=fine)
         self.fields = self._fields()
-        self.frozen = self.fields["value.FROZEN_SPTE"][0]
+        named = (name.partition(".")[::2] for name in self.fields)
+        constants = {n: self.fields[f"value.{n}"][0] for kind, n in named if kind == "value"}
+        layout = SpteLayout(constants)
+        self.frozen = layout.frozen
+        self.value_of = layout.value
         self.nonpresent = self.fields["value.SHADOW_NONPRESENT"][0]
         self.sp_block = self.fields["sizeof.kvm_mmu_page"][1] + 15 & ~15
         image.bugs(self.fields["sizeof.bug_entry"][1], self.fields["offset.bug_entry.flags"][0])
@@ -162,10 +168,6 @@ class Kernel:
             return 0
         spt = self.image.u64(sp + self.fields["kvm_mmu_page.spt"][0])
         return sp if spt == addr & ~0xFFF else 0
-
-    def value_of(self, raw: int) -> int:
-        """An SPTE as the Python models write it: one FROZEN for all versions."""
-        return FROZEN_SPTE if raw == self.frozen else raw
 
     def level(self, sp: int) -> int:
         return self.image.look("septum_sp_level", sp)

@@ -33,6 +33,7 @@ _GLUE: Final = (
     *("operations", "fields", "monitors"),
 )
 _WRAPPED: Final = (
+    "tdx_enable",
     "tdx_get_sysinfo",
     "tdx_guest_keyid_alloc",
     "tdx_guest_keyid_free",

@@ -37,9 +37,14 @@ PROBES: Final[dict[str, str]] = {
     ),
     "SEPTUM_RECOVER_HUGE_PAGES": "void *f(void) { return kvm_mmu_recover_huge_pages; }",
     "SEPTUM_MMU_INIT_VM_FAILS": "int f(struct kvm *k) { return kvm_mmu_init_vm(k); }",
+    "SEPTUM_GMEM_PREPARES": (
+        '#include "@TREE@/virt/kvm/guest_memfd.c"\nvoid *f(void) { return kvm_gmem_mark_prepared; }'
+    ),
+    "SEPTUM_TDX_BRINGUP": "int f(void) { return tdx_bringup(); }",
     "SEPTUM_HAVE_X86_MODULE_INIT": "void f(void) { kvm_mmu_x86_module_init(); }",
 }
-"""Macro that is defined if the text compiles after the headers of KVM."""
+"""Macro that is defined if the text compiles after the headers of KVM.  ``@TREE@`` is the tree:
+what only a file of it knows is asked by including it."""
 
 
 def probe(build: Kbuild, out: Path) -> list[str]:
@@ -47,7 +52,8 @@ def probe(build: Kbuild, out: Path) -> list[str]:
 
     def holds(macro: str) -> bool:
         source = out / f"{macro.lower()}.c"
-        source.write_text(f"{_HEADERS}{PROBES[macro]}\n")
+        text = PROBES[macro].replace("@TREE@", str(build.source))
+        source.write_text(f"{_HEADERS}{text}\n")
         return not build.compile(source, source.with_suffix(".o"))
 
     with ThreadPoolExecutor(4) as pool:

@@ -120,6 +120,7 @@ void M(inode_init_once)(struct inode *inode)
 	memset(inode, 0, sizeof(*inode));
 	inode->i_mapping = &inode->i_data;
 	inode->i_data.host = inode;
+	INIT_LIST_HEAD(&inode->i_data.i_private_list);
 	xa_init_flags(&inode->i_data.i_pages, XA_FLAGS_LOCK_IRQ);
 }
 static u64 septum_inodes;
@@ -138,14 +139,23 @@ struct inode *M(anon_inode_make_secure_inode)(struct super_block *sb, const char
 	inode->i_ino = septum_inodes++;	/* its share of the page cache below */
 	return inode;
 }
-struct file *M(alloc_file_pseudo)(struct inode *inode, struct vfsmount *m, const char *n, int flags,
-			       const struct file_operations *fops)
+static struct file *file_of(struct inode *inode, const struct file_operations *fops, void *priv)
 {
-	struct file *f = new_file(fops, NULL);
+	struct file *f = new_file(fops, priv);
 
 	f->f_inode = inode;
 	f->f_mapping = inode->i_mapping;
 	return f;
+}
+struct file *M(alloc_file_pseudo)(struct inode *inode, struct vfsmount *m, const char *n, int flags,
+			       const struct file_operations *fops)
+{
+	return file_of(inode, fops, NULL);
+}
+struct file *M(anon_inode_create_getfile)(const char *n, const struct file_operations *fops,
+					  void *priv, int flags, const struct inode *ctx)
+{
+	return file_of(M(anon_inode_make_secure_inode)(&septum_sb, n, ctx), fops, priv);
 }
 int M(file_modified)(struct file *f) { return 0; }
 void M(iput)(struct inode *inode) { }
@@ -174,8 +184,13 @@ static struct folio *new_folio(struct address_space *mapping, pgoff_t index)
 	if (n == FOLIOS)
 		septum_die("the task's guest memory is used up");
 	f = page_folio(pfn_to_page(septum_gmem_pfn + task * FOLIOS + n));
-	/* Not yet reachable, and flags are never changed: plain stores, no points. */
+	/* Not yet reachable: plain stores, no points.  Of kernels that look at it only to clear the
+	 * page, which has no contents, the flag never changes. */
+#ifdef SEPTUM_GMEM_PREPARES
+	septum_set(f, BIT(PG_dirty));
+#else
 	septum_set(f, BIT(PG_uptodate) | BIT(PG_dirty));
+#endif
 	septum_set(&f->mapping, (u64)mapping);
 	septum_set(&f->index, index);
 	/* the cache's two and the caller's; the four bytes before are the (zero) type */

@@ -35,6 +35,29 @@ static void set_ops(void)
 	kvm_x86_ops.flush_tlb_current = flush_current;
 }
 
+/* As vt_init() and kvm_x86_vendor_init(): hooks, kvm_x86_ops, and (versions that have it) the
+ * bring-up of TDX, once kvm_x86_ops is final. */
+static int hardware_setup(u64 host)
+{
+	static const int features[] = { X86_FEATURE_OSXSAVE, X86_FEATURE_TDX_HOST_PLATFORM,
+					X86_FEATURE_MOVDIR64B, X86_FEATURE_SELFSNOOP };
+	int i, r;
+
+	enable_tdx = host & TDX;
+	for (i = 0; enable_tdx && i < ARRAY_SIZE(features); i++)
+		set_bit(features[i], (unsigned long *)boot_cpu_data.x86_capability);
+	r = vt_init_ops.hardware_setup();
+	if (r)
+		return r;
+	set_ops();
+#ifdef SEPTUM_TDX_BRINGUP
+	r = tdx_bringup();
+	if (r)
+		return r;
+#endif
+	return host & TDX && !enable_tdx ? -ENODEV : 0; /* KVM only prints why it disabled TDX */
+}
+
 /* hkid, the numbers of TDCS and TDVPS pages: septum.tdx's. */
 long septum_module_init(u64 hkid, u64 tdcs_pages, u64 tdvps_pages, u64 host)
 {
@@ -61,16 +84,9 @@ long septum_module_init(u64 hkid, u64 tdcs_pages, u64 tdvps_pages, u64 host)
 	kvm_mmu_set_ept_masks(enable_ept_ad_bits);
 #endif
 	kvm_configure_mmu(true, 0, 4, PG_LEVEL_1G);
-	if (host & TDX) {
-		enable_tdx = true;
-		set_bit(X86_FEATURE_OSXSAVE, (unsigned long *)boot_cpu_data.x86_capability);
-		set_bit(X86_FEATURE_TDX_HOST_PLATFORM,
-			(unsigned long *)boot_cpu_data.x86_capability);
-		r = tdx_hardware_setup();
-		if (r)
-			return r;
-	}
-	set_ops();
+	r = hardware_setup(host);
+	if (r)
+		return r;
 	septum_switch_lines_on();
 	return kvm_init(sizeof(struct vcpu_tdx), __alignof__(struct vcpu_tdx), NULL);
 }
