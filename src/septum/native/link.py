@@ -13,7 +13,7 @@ from typing import Final
 
 from septum.native.errors import BuildError, disk_full
 from septum.native.kbuild import CODE, Kbuild
-from septum.native.probes import probe
+from septum.native.probes import probe, probe_calls
 from septum.native.stubs import assembler, rename_table
 
 __all__ = ["GLOBAL", "RUNTIME_FLAGS", "compile_runtime", "link"]
@@ -79,7 +79,7 @@ def link(build: Kbuild, objects: Sequence[Path], out: Path) -> Path:
         exported = [f"--globalize-symbol={name}" for name in GLOBAL.get(item.name, ())]
         _run(["objcopy", *exported, str(item), str(target)])
         pieces.append(target)
-    pieces += _glue(build, out)
+    pieces += _glue(build, out, probe(build, out) + probe_calls(build.work, objects))
     pieces += compile_runtime(out)
     stubs = _stubs(build, pieces, out)
     image = out / "image.elf"
@@ -93,8 +93,7 @@ def link(build: Kbuild, objects: Sequence[Path], out: Path) -> Path:
     return image
 
 
-def _glue(build: Kbuild, out: Path) -> list[Path]:
-    flags = probe(build, out)
+def _glue(build: Kbuild, out: Path, flags: Sequence[str]) -> list[Path]:
     made = []
     names = _GLUE
     with ThreadPoolExecutor(len(names)) as pool:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from septum.native.kbuild import Kbuild
 
-__all__ = ["PROBES", "probe"]
+__all__ = ["CALLS", "PROBES", "probe", "probe_calls"]
 
 _HEADERS: Final = """
 #include <linux/kvm_host.h>
@@ -40,11 +42,34 @@ PROBES: Final[dict[str, str]] = {
     "SEPTUM_GMEM_PREPARES": (
         '#include "@TREE@/virt/kvm/guest_memfd.c"\nvoid *f(void) { return kvm_gmem_mark_prepared; }'
     ),
+    "SEPTUM_PRIVATE_LIST": "void *f(struct address_space *m) { return &m->i_private_list; }",
     "SEPTUM_TDX_BRINGUP": "int f(void) { return tdx_bringup(); }",
     "SEPTUM_HAVE_X86_MODULE_INIT": "void f(void) { kvm_mmu_x86_module_init(); }",
 }
 """Macro that is defined if the text compiles after the headers of KVM.  ``@TREE@`` is the tree:
 what only a file of it knows is asked by including it."""
+
+
+CALLS: Final[dict[str, tuple[str, str]]] = {
+    # tdx_handle_ept_violation() leaves its loop when the slot is being deleted.
+    "SEPTUM_LOOP_LOOKS_AT_SLOT": ("arch/x86/kvm/vmx/tdx.o", "kvm_vcpu_gfn_to_memslot"),
+}
+"""Macro that is defined if that object calls that function of another one."""
+
+
+def probe_calls(work: Path, objects: Sequence[Path]) -> list[str]:
+    """The ``-D`` flags of `CALLS`.
+
+    :param objects: in the build directory ``work``.
+    """
+    flags = []
+    for macro, (name, function) in CALLS.items():
+        if work / name in objects:
+            command = ["nm", "-u", str(work / name)]
+            listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            if any(line.split()[-1:] == [function] for line in listed.splitlines()):
+                flags.append(f"-D{macro}")
+    return flags
 
 
 def probe(build: Kbuild, out: Path) -> list[str]:

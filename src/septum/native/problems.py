@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from septum.native.driver import Driver
     from septum.native.symbols import Frame
 
-__all__ = ["report_problems"]
+__all__ = ["judges_status", "report_problems"]
 
 WARN, BUG, OOPS, UAF, UNMODELLED, LOCKDEP, LOOP, DOUBLE_FREE = range(1, 9)
 
@@ -57,10 +57,11 @@ def _report(driver: Driver, number: int, found: Any, frames: tuple[Frame, ...], 
 
 def _warning(driver: Driver, number: int, found: Any, frames: tuple[Frame, ...], text: str) -> None:
     m = driver.m
-    source = _source(driver, frames)
+    lines = _source(driver, frames)
+    source = lines[0] if lines else ""
     function = frames[0].function
     is_bug = found.what == BUG or "BUG_ON" in source
-    if "TDX_BUG_ON" in source:
+    if judges_status(lines):
         last = driver.last.get(number)
         injected = last is not None and not hasattr(last[1], "changed")
         m.emit("tdx_bug", function, driver.describe_last(number), injected)
@@ -73,8 +74,21 @@ def _warning(driver: Driver, number: int, found: Any, frames: tuple[Frame, ...],
     m.report(f"{'BUG' if is_bug else 'WARN'}:{function}", f"{_place(frames)}: {detail}")
 
 
-def _source(driver: Driver, frames: tuple[Frame, ...]) -> str:
-    """The line of the user's source that a trap belongs to."""
+def judges_status(lines: list[str]) -> bool:
+    """Whether a trap is about the status of a SEAMCALL, which kernels before TDX_BUG_ON() tell
+    apart by what they print next.
+
+    :param lines: of the source, from the trap's own on.
+    """
+    if not lines:
+        return False
+    return "TDX_BUG_ON" in lines[0] or (
+        "_ON" in lines[0] and any("pr_tdx_error" in line for line in lines[1:])
+    )
+
+
+def _source(driver: Driver, frames: tuple[Frame, ...]) -> list[str]:
+    """The line of the user's source that a trap belongs to, and the two behind it."""
     for frame in frames:
         for path in (Path(frame.file), Path(driver.kernel.lines.tree) / frame.file):
             try:
@@ -82,5 +96,5 @@ def _source(driver: Driver, frames: tuple[Frame, ...]) -> str:
             except OSError:
                 continue
             if 0 < frame.line <= len(lines):
-                return lines[frame.line - 1].strip()
-    return ""
+                return [line.strip() for line in lines[frame.line - 1 : frame.line + 2]]
+    return []

@@ -120,7 +120,9 @@ void M(inode_init_once)(struct inode *inode)
 	memset(inode, 0, sizeof(*inode));
 	inode->i_mapping = &inode->i_data;
 	inode->i_data.host = inode;
-	INIT_LIST_HEAD(&inode->i_data.i_private_list);
+#ifdef SEPTUM_PRIVATE_LIST
+	INIT_LIST_HEAD(&inode->i_data.i_private_list); /* address_space_init_once() */
+#endif
 	xa_init_flags(&inode->i_data.i_pages, XA_FLAGS_LOCK_IRQ);
 }
 static u64 septum_inodes;

@@ -41,6 +41,12 @@ long septum_op_fault(u64 id, u64 gfn, u64 shared)
 				break;
 			continue;
 		}
+#ifndef SEPTUM_LOOP_LOOKS_AT_SLOT
+		if (!shared) {
+			septum_retry("tdx_handle_ept_violation");
+			continue;
+		}
+#endif
 		slot = gfn_to_memslot(vcpu->kvm, gfn);
 		if (slot && slot->flags & KVM_MEMSLOT_INVALID) {
 			/* Leaves the loop, drops SRCU, and faults again. */
