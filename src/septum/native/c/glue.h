@@ -49,6 +49,9 @@ extern struct file *septum_gmem_file[SEPTUM_FILES];
 extern void *septum_source;
 long septum_encrypt_op(struct file *f, bool vcpu, u32 id, u32 flags, void *data);
 
+/* kernel.c */
+extern u64 septum_recovering[];
+
 /* monitors.c */
 void septum_switch_lines_on(void);
 

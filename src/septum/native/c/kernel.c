@@ -164,6 +164,7 @@ u64 septum_yields;
 static struct {
 	u64 used, due;
 } septum_reschedule[SEPTUM_TASKS + 1];
+u64 septum_recovering[SEPTUM_TASKS + 1];	/* the task runs the NX recovery worker */
 
 bool septum_need_resched(void)
 {
@@ -184,7 +185,8 @@ static int resched(rwlock_t *l, int shared)
 	if (!septum_reschedule[task].due)
 		return 0;
 	septum_reschedule[task].due = 0;
-	septum_tell(SEPTUM_TELL_REACHED, (u64)"a walk yielded mmu_lock", 0);
+	septum_tell(SEPTUM_TELL_REACHED, septum_get(&septum_recovering[task]) ?
+		    (u64)"NX recovery yielded mmu_lock" : (u64)"a walk yielded mmu_lock", 0);
 	septum_unlock(l, shared);
 	septum_lock(l, shared);
 	return 1;

@@ -9,10 +9,15 @@ long septum_op_unmap_hva(u64 start, u64 end);
 extern const struct kernel_param_ops nx_huge_pages_ops;
 void tdp_mmu_zap_root(struct kvm *kvm, struct kvm_mmu_page *root, bool shared);
 
+/* How the recovery worker zaps a table, and under which lock. */
 #ifdef SEPTUM_ZAP_POSSIBLE_NX
 #define septum_zap_table kvm_tdp_mmu_zap_possible_nx_huge_page
+#define septum_lock_to_zap read_lock
+#define septum_unlock_after_zap read_unlock
 #else
 #define septum_zap_table kvm_tdp_mmu_zap_sp
+#define septum_lock_to_zap write_lock
+#define septum_unlock_after_zap write_unlock
 #endif
 
 /*
@@ -163,7 +168,7 @@ long septum_op_zap_table(u64 gfn)
 	struct kvm_mmu_page *sp = root_of(false);
 	u64 spte;
 
-	read_lock(&kvm->mmu_lock);
+	septum_lock_to_zap(&kvm->mmu_lock);
 	rcu_read_lock();
 	while (sp && sp->role.level > PG_LEVEL_4K) {
 		spte = READ_ONCE(sp->spt[SPTE_INDEX(gfn << PAGE_SHIFT, sp->role.level)]);
@@ -175,7 +180,7 @@ long septum_op_zap_table(u64 gfn)
 	if (sp && septum_zap_table(kvm, sp))
 		kvm_flush_remote_tlbs(kvm);
 	rcu_read_unlock();
-	read_unlock(&kvm->mmu_lock);
+	septum_unlock_after_zap(&kvm->mmu_lock);
 	return 0;
 }
 
@@ -211,8 +216,14 @@ void M(vhost_task_wake)(struct vhost_task *task) { }
 
 long septum_op_recover_nx(void)
 {
+	u64 *recovering = &septum_recovering[septum_task()];
+	long r;
+
 	jiffies += 100 * 3600 * HZ;
-	return recover(septum_kvm);
+	septum_set(recovering, 1);
+	r = recover(septum_kvm);
+	septum_set(recovering, 0);
+	return r;
 }
 
 /* What a round of that worker does to its tables, but for the zap. */
