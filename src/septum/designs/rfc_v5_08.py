@@ -24,6 +24,8 @@ from septum.kvm.bug import (
     lockdep_assert_held_read,
     lockdep_assert_held_write,
 )
+from septum.kvm.gmem import kvm_gmem_get_pfn, kvm_gmem_populate
+from septum.kvm.mmu import kvm_mmu_faultin_pfn
 from septum.kvm.seamcall import TDX_BUG_ON
 from septum.kvm.spte import (
     FROZEN_SPTE,
@@ -52,6 +54,9 @@ PREDECESSOR: Final = "v6.16"
 CAPABILITIES: Final = frozenset({"mirror"})
 
 ALSO: Final = (
+    kvm_gmem_get_pfn,
+    kvm_gmem_populate,
+    kvm_mmu_faultin_pfn,
     tdx_ept_violation_loop,
     tdx_extend_page,
     tdx_gmem_post_populate,

@@ -58,6 +58,14 @@ class GmemFile:
         self.size = size
         self.invalidate_lock = Mutex(m, f"invalidate_lock{suffix}", order=15)
         self.bindings = Cell(m, f"gmem{suffix}.bindings", ())
+        self._prepared: dict[int, Cell] = {}
+
+    def prepared(self, pfn: int) -> Cell:
+        """The folio's uptodate flag, which says before 7.0 that the page was prepared."""
+        cell = self._prepared.get(pfn)
+        if cell is None:
+            cell = self._prepared[pfn] = Cell(self.bindings.m, f"gmem prepared[{pfn:x}]", False)
+        return cell
 
     def bound(self, start: int, end: int) -> list[Binding]:
         """The bindings that overlap [start, end), clipped to it; in the current event."""

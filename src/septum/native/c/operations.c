@@ -74,11 +74,28 @@ long septum_op_load(u64 id)
 	return kvm_mmu_reload(septum_vcpu[id]);
 }
 
+/* kvm_tdp_map_page(), kvm_tdp_page_prefault() and kvm_tdp_mmu_map_private_pfn() try until the fault is not to be retried, whoever asks; each
+ * attempt begins with cond_resched(). */
+static u64 attempts[SEPTUM_TASKS + 1];
+
+void septum_cond_resched(const char *function)
+{
+	u64 *n = &attempts[septum_task()];
+
+	if (septum_get(function) != septum_get("kvm_tdp_"))
+		return; /* another loop, which only goes on */
+	septum_set(n, septum_get(n) + 1);
+	if (septum_get(n) > 1)
+		septum_retry("a private fault's loop");
+}
+
 long septum_op_prefault(u64 id, u64 gfn)
 {
 	struct kvm_pre_fault_memory range = { .gpa = gfn << PAGE_SHIFT, .size = PAGE_SIZE };
-	long r = kvm_vcpu_ioctl(septum_vcpu_file[id], KVM_PRE_FAULT_MEMORY, (u64)&range);
+	long r;
 
+	septum_set(&attempts[septum_task()], 0);
+	r = kvm_vcpu_ioctl(septum_vcpu_file[id], KVM_PRE_FAULT_MEMORY, (u64)&range);
 	if (r == -EAGAIN)
 		septum_tell(SEPTUM_TELL_REACHED, (u64)"a prefault met an INVALID slot", 0);
 	septum_tell(SEPTUM_TELL_REACHED,
@@ -92,6 +109,7 @@ long septum_op_init_mem_region(u64 gfn)
 		.source_addr = (u64)septum_source, .gpa = gfn << PAGE_SHIFT, .nr_pages = 1,
 	};
 
+	septum_set(&attempts[septum_task()], 0);
 	return septum_encrypt_op(septum_vcpu_file[0], true, KVM_TDX_INIT_MEM_REGION, 0, &region);
 }
 
