@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from errno import EBUSY, EINVAL, EIO
+from errno import EBUSY, EEXIST, EINVAL, EIO
 from typing import Any
 
 import pytest
@@ -223,8 +223,11 @@ def test_v6_16_adds_pages_after_the_hook_and_counts_them() -> None:
     assert is_shadow_present_pte(td.spte(0)) and premapped.v == 1
     assert not td.kvm.vm_bugged.v
     assert td.kvm.fn.tdx_td_finalize(td.kvm) == -EINVAL
-    # The leaf is SPURIOUS now, and PAGE.ADD is made again.
+    # The fault has prepared the page, so that it is refused until a hole takes it away.
     td.kvm.tdx.injection = None
+    assert td.init_mem(0) == -EEXIST
+    td.do("punch_hole", 0, 1)
+    assert td.take() == ["MEM.RANGE.BLOCK"] and premapped.v == 0
     assert td.init_mem(0) == 0
     assert td.take() == ["MEM.PAGE.ADD"]
     assert premapped.v == 0

@@ -11,6 +11,11 @@ typedef septum_u64 u64;
 struct septum_field { const char *name; u64 offset, size; } septum_fields[] = {
 	{ "value.FROZEN_SPTE", 1, 8 },
 	{ "value.SHADOW_NONPRESENT", 0, 8 },
+	{ "value.EPT_SPTE_HOST_WRITABLE", 1ul << 53, 8 },
+	{ "value.EPT_SPTE_MMU_WRITABLE", 1ul << 55, 8 },
+	{ "value.SPTE_TDP_AD_DISABLED", 1ul << 60, 8 },
+	{ "value.SHADOW_ACC_TRACK_SAVED_BITS_MASK", 0x405, 8 },
+	{ "value.SHADOW_ACC_TRACK_SAVED_BITS_SHIFT", 52, 8 },
 	{ "sizeof.kvm_mmu_page", 0, 184 },
 	{ "sizeof.bug_entry", 0, 16 },
 	{ "offset.bug_entry.flags", 12, 2 },
