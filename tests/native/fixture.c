@@ -187,6 +187,46 @@ u64 may_stop_anywhere(void)
 }
 u64 unlock_only(void) { septum_unlock(&lock_a, 0); return 0; }
 
+/* BUG() and WARN(), as the kernel has them: ud2 and an entry of its bug table. */
+#define TRAP(flags)                                                                             \
+	asm volatile("1: ud2\n.pushsection __bug_table,\"aw\"\n2: .long 1b - 2b, 0, 0\n"        \
+		     ".word " flags ", 0\n.popsection")
+#define BUG() TRAP("0")
+#define WARN() TRAP("1")
+
+u64 set_x(void) { __atomic_store_n(&x, 1, 5); return 0; }
+u64 bug_unless_x(void)
+{
+	if (!__atomic_load_n(&x, 5))
+		BUG();
+	__atomic_store_n(&flag, 2, 5);
+	return 0;
+}
+u64 bug_with_lock(void)
+{
+	septum_lock(&lock_a, 0);
+	if (!__atomic_load_n(&x, 5))
+		BUG();
+	septum_unlock(&lock_a, 0);
+	return 0;
+}
+u64 warn_unless_x(void)
+{
+	if (!__atomic_load_n(&x, 5))
+		WARN();
+	__atomic_store_n(&flag, 3, 5);
+	return 0;
+}
+u64 store_locked(void)
+{
+	__atomic_store_n(&y, 4, 5);
+	septum_lock(&lock_a, 0);
+	__atomic_store_n(&y, 5, 5);
+	septum_unlock(&lock_a, 0);
+	return 0;
+}
+u64 look_at_y(void) { return __atomic_load_n(&y, 5); }
+
 /* The TDX Module's ABI: registers rcx, rdx, r8 to r13; septum.tdx answers. */
 extern u64 __seamcall_ret(u64 leaf, u64 *args);
 static u64 create(u64 page)
