@@ -227,6 +227,14 @@ u64 store_locked(void)
 }
 u64 look_at_y(void) { return __atomic_load_n(&y, 5); }
 
+u64 look_and_hand_back(void)
+{
+	u64 v = __atomic_load_n(&x, 5);
+
+	septum_tell(SEPTUM_TELL_FREED, 0x48000, 0);
+	return v;
+}
+
 /* The TDX Module's ABI: registers rcx, rdx, r8 to r13; septum.tdx answers. */
 extern u64 __seamcall_ret(u64 leaf, u64 *args);
 static u64 create(u64 page)

@@ -173,3 +173,11 @@ def test_what_different_branches_touch_is_not_shared(unlearned: Rig) -> None:
     assert program.words() == ("x+0",)
     assert begun <= 4
     assert len(settled(program)) == 1
+
+
+def test_what_python_does_before_a_task_has_points_is_another_question(unlearned: Rig) -> None:
+    """Nothing is known of x at first: the page is handed back before any point."""
+    by_states, program, begun = from_scratch(unlearned, "look_and_hand_back", "set_x")
+    assert begun > 1
+    assert program.engine is not None
+    assert by_states.complete

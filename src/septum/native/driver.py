@@ -351,7 +351,7 @@ class Driver:
 
     def _freed(self, number: int, pfn: int) -> None:
         if self.answers is not None and self.m.exploring:
-            self.answers.begin(FREED, number, pfn)
+            self.answers.begin(FREED, number, int(self.m.current.started), pfn)
         pages = self.kernel.free_pages
         pages.set(pages.v | {pfn})
         self.m.emit("page_freed", pfn)
@@ -361,7 +361,7 @@ class Driver:
     def load(self, number: int, position: int, load: Callable[[], None]) -> None:
         """Give the guest what the task's operation at ``position`` lets it do."""
         if self.answers is not None and self.m.exploring:
-            self.answers.begin(LOAD, number, position)
+            self.answers.begin(LOAD, number, int(self.m.current.started), position)
         load()
         if self.answers is not None:
             self.answers.end()

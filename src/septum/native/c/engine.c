@@ -209,12 +209,12 @@ static int seamcall(u32 task, struct septum_event *ev)
 static int told(u32 task, u64 what, u64 arg)
 {
 	struct runner *r = &septum_runners[task];
-	u64 words[] = { ASK_FREED, task, arg };
+	u64 words[] = { ASK_FREED, task, r->started, arg };
 	u32 object;
 
 	switch (what) {
 	case SEPTUM_TELL_FREED:
-		return septum_answer(task, septum_ask(words, 3));
+		return septum_answer(task, septum_ask(words, 4));
 	case SEPTUM_TELL_REACHED:
 		septum_reached_text(arg);
 		break;
@@ -248,14 +248,14 @@ static int next_call(u32 task)
 	struct runner *r = &septum_runners[task];
 	struct body *b = (struct body *)septum_engine.bodies + task;
 	struct op_call *c = &b->call[r->call];
-	u64 words[] = { ASK_LOAD, task, r->call };
+	u64 words[] = { ASK_LOAD, task, r->started, r->call };
 
 	if (r->call == b->calls) {
 		r->where = AT_END;
 		return RUN_ON;
 	}
 	r->call++;
-	if (c->loads && septum_answer(task, septum_ask(words, 3)) != RUN_ON)
+	if (c->loads && septum_answer(task, septum_ask(words, 4)) != RUN_ON)
 		return RUN_ASK;
 	septum_spawn(task, c->cpu, c->fn, c->args[0], c->args[1], c->args[2], c->args[3]);
 	r->where = AT_C;
