@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""BUG() and WARN() in compiled code while other tasks run: as in a Python program of the same text."""
+"""BUG() and WARN() in compiled code while others run: as in a Python program of the same text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from septum.machine import Execution, Machine, Mutex, Word
 from septum.native.program import NativeProgram
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "explore"))
-from traces import past_of, trace_of  # noqa: E402
+from traces import past_of, trace_of
 
 PROGRAMS = (
     ("bug_unless_x", "set_x"),
