@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -73,10 +74,10 @@ def twin(*functions: str) -> MachineProgram:
         "look_at_y": y.read,
     }
 
-    def body(function: str) -> Callable[[], None]:
-        return lambda: known[function]() and None
+    def run(function: str) -> None:
+        known[function]()
 
-    return MachineProgram(m, [(f"t{n}", body(f)) for n, f in enumerate(functions)])
+    return MachineProgram(m, [(f"t{n}", partial(run, f)) for n, f in enumerate(functions)])
 
 
 def executed(program: MachineProgram) -> tuple[SearchResult, list[Execution]]:
