@@ -455,6 +455,8 @@ def _below(level: Level) -> Level:
     """The level after the present step of ``level``."""
     step = level.step
     assert step is not None
+    if not level.sleep:
+        return Level({})
     task, foot = step.task, step.foot
     return Level({k: f for k, f in level.sleep.items() if k[0] != task and not clash(f, foot)})
 

@@ -13,7 +13,9 @@ known, no execution so far had the task in that position.
 from __future__ import annotations
 
 import json
+import sys
 import zlib
+from array import array
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from typing import Final
@@ -300,31 +302,87 @@ class Outcomes:
     def dump(self) -> str:
         """The memory as text, without the present execution."""
         names: dict[str, int] = {}
-        table = {
+        nexts = self._next.values()
+        columns = [
+            array("q", numbers)
+            for numbers in (
+                [at for at, _ in self._numbers],
+                [seen for _, seen in self._numbers],
+                list(self._numbers.values()),
+                list(self._next),
+                [names.setdefault(name, len(names)) for name, _ in nexts],
+                [looks for _, looks in nexts],
+                list(self._kind),
+                list(self._kind.values()),
+            )
+        ]
+        head = {
             "count": self.count,
-            "numbers": [n for (at, seen), to in self._numbers.items() for n in (at, seen, to)],
-            "next": [
-                n
-                for at, (name, looks) in self._next.items()
-                for n in (at, names.setdefault(name, len(names)), looks)
-            ],
-            "kind": [n for pair in self._kind.items() for n in pair],
+            "lengths": [len(column) for column in columns],
             "parts": list(self._parts.items()),
             "names": list(names),
         }
-        text = json.dumps(table, separators=(",", ":"))
-        return b64encode(zlib.compress(text.encode(), 1)).decode()
+        data = [json.dumps(head, separators=(",", ":")).encode(), b"\n", *map(_bytes, columns)]
+        text = b64encode(zlib.compress(b"".join(data), 1)).decode()
+        _dumped.clear()
+        _dumped[text] = (
+            self.count,
+            self._numbers.copy(),
+            self._next.copy(),
+            self._kind.copy(),
+            self._parts.copy(),
+            self._sums.copy(),
+        )
+        return text
 
     def load(self, text: str) -> None:
         """Take up what `dump` gave."""
-        table = json.loads(zlib.decompress(b64decode(text)))
-        self.count = table["count"]
-        names = table["names"]
-        flat = iter(table["numbers"])
-        self._numbers = {(at, seen): to for at, seen, to in zip(flat, flat, flat, strict=True)}
-        flat = iter(table["next"])
-        self._next = {at: (names[n], looks) for at, n, looks in zip(flat, flat, flat, strict=True)}
-        flat = iter(table["kind"])
-        self._kind = dict(zip(flat, flat, strict=True))
-        self._parts = {n: (w, tuple([tuple(m) for m in ms])) for n, (w, ms) in table["parts"]}
+        dumped = _dumped.pop(text, None)
+        if dumped is not None:
+            self.count, self._numbers, self._next, self._kind, self._parts, self._sums = dumped
+            return
+        line, _, rest = zlib.decompress(b64decode(text)).partition(b"\n")
+        head = json.loads(line)
+        columns: list[array[int]] = []
+        for length in head["lengths"]:
+            columns.append(_column(rest[: 8 * length]))
+            rest = rest[8 * length :]
+        at, seen, to, places, what, looks, kinds, kind = columns
+        names = head["names"]
+        self.count = head["count"]
+        self._numbers = dict(zip(zip(at, seen, strict=True), to, strict=True))
+        self._next = {p: (names[n], how) for p, n, how in zip(places, what, looks, strict=True)}
+        self._kind = dict(zip(kinds, kind, strict=True))
+        self._parts = {n: (w, tuple([tuple(m) for m in ms])) for n, (w, ms) in head["parts"]}
         self._sums = {parts: n for n, parts in self._parts.items()}
+
+
+def _bytes(column: array[int]) -> bytes:
+    """Little-endian."""
+    if sys.byteorder == "big":
+        column.byteswap()
+    return column.tobytes()
+
+
+def _column(data: bytes) -> array[int]:
+    column = array("q")
+    column.frombytes(data)
+    if sys.byteorder == "big":
+        column.byteswap()
+    return column
+
+
+# The last memory that was put aside, by its text: mostly it is this process that goes on.
+_dumped: Final[
+    dict[
+        str,
+        tuple[
+            int,
+            dict[tuple[int, int], int],
+            dict[int, tuple[str, int]],
+            dict[int, int],
+            dict[int, Parts],
+            dict[Parts, int],
+        ],
+    ]
+] = {}

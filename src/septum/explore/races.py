@@ -20,21 +20,19 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
+from septum.explore.accesses import Accessed, Accesses
 from septum.explore.steps import Step
 from septum.machine.dependency import (
-    ACQUIRE_KINDS,
-    ADD,
     AWAIT,
+    COMMUTE,
     EMPTY,
     ENABLE,
     EXCL,
     EXCL_REL,
     KIND_NAMES,
     RACE,
-    RELATION,
     SHARED,
     SHARED_REL,
-    TAKE,
     TRY_EXCL,
     TRY_SHARED,
     WAIT,
@@ -49,10 +47,6 @@ __all__ = ["Analysis", "Race", "analyse"]
 # What is left out, first step first, and the step that then comes in its place.
 Race = tuple[tuple[int, ...], int]
 
-_WAKES = frozenset(
-    {WRITE, ADD, SHARED, EXCL, SHARED_REL, EXCL_REL, TRY_SHARED, TRY_EXCL}
-)  # what an awaiting task may have been woken by
-_CHANGES = _WAKES | {TAKE}
 _RELEASES = frozenset({SHARED_REL, EXCL_REL})
 _ALONE = frozenset({EXCL, TRY_EXCL, EXCL_REL})
 _UNKNOWN = 3
@@ -66,34 +60,23 @@ class Analysis:
     analysed once.
     """
 
-    __slots__ = ("_changes", "_latest", "_newest", "_undo", "clocks", "steps", "tasks")
+    __slots__ = ("_accessed", "_newest", "clocks", "steps", "tasks")
 
     def __init__(self, tasks: int) -> None:
         self.tasks = tasks
         self.steps: list[Step] = []
         self.clocks: list[list[int]] = []
-        # object -> kind * tasks + task -> latest such step
-        self._latest: dict[str, dict[int, int]] = {}
-        self._changes: dict[str, list[tuple[int, int]]] = {}  # object -> step, kind
+        self._accessed = Accessed(tasks)
         self._newest: list[list[int]] = [[] for _ in range(tasks)]  # steps of each task
-        self._undo: list[list[int]] = []  # per access of a step, what was latest before
 
     def cut(self, length: int) -> None:
         """Forget all steps from ``length`` on."""
-        while len(self.steps) > length:
-            step = self.steps.pop()
-            self.clocks.pop()
-            self._newest[step.task].pop()
-            olds = self._undo.pop()
-            at = len(olds)
-            for name, kind in reversed(step.acc):
-                at -= 1
-                if olds[at] < 0:
-                    del self._latest[name][kind * self.tasks + step.task]
-                else:
-                    self._latest[name][kind * self.tasks + step.task] = olds[at]
-                if kind in _CHANGES:
-                    self._changes[name].pop()
+        steps = self.steps
+        for i in range(len(steps) - 1, length - 1, -1):
+            self._newest[steps[i].task].pop()
+            self._accessed.pop()
+        del steps[length:]
+        del self.clocks[length:]
 
     def add(
         self,
@@ -109,9 +92,11 @@ class Analysis:
         clocks = self.clocks
         mine = self._newest[task]
         clock = list(clocks[mine[-1]]) if mine else [0] * self.tasks
-        found, locks = self._related(step)
+        accesses = self._accessed.of(step)
+        found = self._related(step, accesses)
         if found:
             if races is not None:
+                locks = {lock.name: kind for lock, kind in accesses.locks if lock.known}
                 _races(races, clocks, self.steps, i, clock, found, locks)
                 for name, kind in locks.items():
                     self._earlier_sections(races, step, clock, name, kind, pending)
@@ -125,17 +110,7 @@ class Analysis:
         clocks.append(clock)
         mine.append(i)
         self.steps.append(step)
-        olds: list[int] = []
-        for name, kind in step.acc:
-            row = self._latest.get(name)
-            if row is None:
-                row = self._latest[name] = {}
-            key = kind * self.tasks + task
-            olds.append(row.get(key, -1))
-            row[key] = i
-            if kind in _CHANGES:
-                self._changes.setdefault(name, []).append((i, kind))
-        self._undo.append(olds)
+        self._accessed.push(accesses)
 
     def _earlier_waits(self, races: list[Race], step: Step, i: int, clock: list[int]) -> None:
         """A wait may have been over at an earlier time, with other changes in between."""
@@ -156,7 +131,7 @@ class Analysis:
         """Whether no other addition to the word depends on one that is left out."""
         if len(out) == 1 and (step.acc[0][0], WRITE) in self.steps[out[0]].acc:
             return True
-        changes = self._changes.get(step.acc[0][0], [])
+        changes = self._accessed.changes(step.acc[0][0])
         stored = [k for k, kind in changes if kind == WRITE and k > out[0]]
         end = stored[0] if stored else len(self.steps)
         return not any(
@@ -185,7 +160,7 @@ class Analysis:
         later: dict[int, int] = {}  # task -> its last step at the lock after it was free
         period: dict[int, int] = {}
         holders = sum(end < 0 for _, _, end in sections) if pending else 0
-        for j, how in reversed(self._changes.get(name, ())):
+        for j, how in reversed(self._accessed.changes(name)):
             other = steps[j]
             if kind == SHARED and how not in _ALONE:
                 continue
@@ -226,7 +201,7 @@ class Analysis:
             out = (j, *sorted({*out[1:], *kept}))
         for name, kind in step.acc:
             if kind == EMPTY:  # under TSO it waits for the own store buffer as well
-                flushes = self._changes.get(name)
+                flushes = self._accessed.changes(name)
                 if flushes and self.depends(flushes[-1][0], out):
                     return ()
         return out
@@ -236,7 +211,7 @@ class Analysis:
         acquisition and its release (-1: before all steps, and never)."""
         sections: list[tuple[int, int, int]] = []
         begun: dict[int, list[int]] = {}  # task -> its acquisitions
-        for k, how in self._changes.get(name, ()):
+        for k, how in self._accessed.changes(name):
             if kind == SHARED and how not in _ALONE:
                 continue
             task = self.steps[k].task
@@ -275,30 +250,23 @@ class Analysis:
                 out.append(k)
         return out[::-1]
 
-    def _related(self, step: Step) -> tuple[dict[int, int], dict[str, int]]:
-        """Earlier steps of other tasks that do not commute with ``step``, and how; and
-        the locks that it waits for, with the kind of acquisition."""
-        task = step.task
-        tasks = self.tasks
+    def _related(self, step: Step, accesses: Accesses) -> dict[int, int]:
+        """Earlier steps of other tasks that do not commute with ``step``, and how."""
         found: dict[int, int] = {}
-        locks: dict[str, int] = {}
-        for name, kind in step.acc:
-            row = self._latest.get(name)
-            if row is None:
-                continue
-            if kind in ACQUIRE_KINDS:
-                locks[name] = kind
-            for key, j in row.items():
-                if key % tasks == task:
-                    continue
-                kind2 = key // tasks
-                related = RELATION[kind2][kind]
-                if not related:
+        relations = self._accessed.relations
+        for n, touched in enumerate(accesses.objects):
+            kind = accesses.kinds[n]
+            row = relations[accesses.keys[n]]
+            for key in touched.keys:
+                related = row[key]
+                if related == COMMUTE:
                     continue
                 if related == _UNKNOWN:
+                    first = KIND_NAMES[key // self.tasks]
                     raise UnknownPair(
-                        f"no rule for {KIND_NAMES[kind2]} then {KIND_NAMES[kind]} on {name}"
+                        f"no rule for {first} then {KIND_NAMES[kind]} on {touched.name}"
                     )
+                j = touched.latest[key]
                 if kind == AWAIT:
                     related = self._await_relation(step, j)
                 elif kind == WAIT:
@@ -308,14 +276,14 @@ class Analysis:
                 # What enabled the step cannot be reversed, whatever else they share.
                 if related > found.get(j, 0):
                     found[j] = related
-        return found, locks
+        return found
 
     def _await_relation(self, step: Step, j: int) -> int:
         """Whether the await would have been enabled without step ``j``."""
         since = step.since or {}
         mine = self.steps[j]
         for name, at in since.items():
-            for k, _ in self._changes.get(name, ()):
+            for k, _ in self._accessed.changes(name):
                 other = self.steps[k]
                 if k == j or other.at <= at or other.task == step.task:
                     continue

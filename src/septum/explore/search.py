@@ -79,7 +79,11 @@ def search(
         says how many executions there may be in all (`optimal`, and samples).
     """
     with no_collector(), remembering(program):
-        return _search(program, options, progress, on_execution)
+        result = _search(program, options, progress, on_execution)
+        if not gc.get_freeze_count():  # what is left is old now, not to be looked through at once
+            gc.freeze()
+            gc.unfreeze()
+        return result
 
 
 @contextmanager

@@ -42,7 +42,8 @@ class Step:
     ``number`` counts the steps of its task from 0; ``at`` is the log position of its
     first event, ``end`` that behind its last; ``choices`` are ``(option taken, number of
     options)``, made after as many of its accesses as ``cuts`` say; ``op`` is what its
-    first event does; ``foot`` is the footprint of all of it.
+    first event does; ``foot`` is the footprint of all of it; ``shared``: other steps have the
+    same list of accesses.
     """
 
     __slots__ = (
@@ -56,6 +57,7 @@ class Step:
         "number",
         "off",
         "op",
+        "shared",
         "since",
         "task",
     )
@@ -73,6 +75,7 @@ class Step:
         self.choices: tuple[tuple[int, int], ...] = ()
         self.cuts: tuple[int, ...] = ()
         self._foot: Footprint | None = event.foot
+        self.shared = event.foot is not None
 
     @property
     def foot(self) -> Footprint:
@@ -128,6 +131,7 @@ def steps_of(events: Sequence[Event], before: Sequence[Step] = ()) -> list[Step]
             step.cuts += (len(step.acc),)
             step.acc = step.acc + event.acc
             step._foot = None
+            step.shared = False
             step.choices += ((event.choice, len(event.options)),)
             step.end = at + 1
         else:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from septum.machine.dependency import Access, footprint
 from septum.machine.events import Event
-from septum.machine.frames import timeless
+from septum.machine.reading import timeless
 
 __all__ = [
     "CHANGE",

@@ -39,9 +39,9 @@ from septum.machine.events import (
     Policy,
     repeated,
 )
-from septum.machine.frames import Moment
 from septum.machine.known import Judged, Memory, Wanted, at_step
 from septum.machine.policy import Way
+from septum.machine.reading import Moment
 from septum.machine.recorder import Recorder
 from septum.machine.rounds import Rounds
 from septum.machine.schedule import Schedule

@@ -152,12 +152,14 @@ class Memory(Walk):
         """
         status = self._walk(wanted)
         for n, (one, other) in enumerate(zip(self.log, execution.events, strict=False)):
-            if _facts(one) != _facts(other):
+            if not _same(one, other):
                 raise MachineError(f"step {n}, {other}, was {one} before: {DISCIPLINE}")
         if status in _UNKNOWN:
             return judge()
         same = [(f, f.place) for f in self.findings] == [(f, f.place) for f in execution.findings]
-        pending = [_facts(e) for e in self.pending] == [_facts(e) for e in execution.pending]
+        pending = len(self.pending) == len(execution.pending) and all(
+            _same(one, other) for one, other in zip(self.pending, execution.pending, strict=True)
+        )
         ends = status == execution.status and self.halts == execution.halts
         if not ends or not same or (status != "complete" and not pending):
             raise MachineError(f"an execution ended otherwise than before: {DISCIPLINE}")
@@ -301,9 +303,18 @@ def at_step(found: list[Finding], step: int) -> list[Finding]:
     return [replace(f, step=step) for f in found]
 
 
-def _facts(e: Event) -> tuple[Any, ...]:
-    """What an explorer knows of an event."""
-    return (
-        (e.task, e.index, e.op, e.obj, e.acc, e.seen, e.left),
-        (e.choice, e.options, e.since, e.off, e.could, e.enabled, e.label),
-    )
+def _same(one: Event, other: Event) -> bool:
+    """Whether they are the same to an explorer."""
+    if one.task != other.task or one.index != other.index or one.off != other.off:
+        return False
+    if one.op != other.op or one.obj != other.obj or one.label != other.label:
+        return False
+    if one.acc is not other.acc and one.acc != other.acc:
+        return False
+    if one.seen is not other.seen and one.seen != other.seen:
+        return False
+    if one.left is not other.left and one.left != other.left:
+        return False
+    if one.choice != other.choice or one.options != other.options:
+        return False
+    return one.since == other.since and one.could == other.could and one.enabled == other.enabled

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from septum.machine.events import Event
-from septum.machine.frames import place, timeless
+from septum.machine.frames import place
+from septum.machine.reading import timeless
 from septum.machine.state import Task
 
 __all__ = ["CONFIRM", "LOOKS", "TIMES", "Rounds", "endless", "starving"]

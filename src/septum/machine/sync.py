@@ -30,8 +30,8 @@ from septum.machine.dependency import (
     WAIT,
 )
 from septum.machine.events import Halt
-from septum.machine.frames import Moment
 from septum.machine.memory import Word
+from septum.machine.reading import Moment
 from septum.machine.state import Cell
 
 __all__ = ["RCU", "SRCU", "Mutex", "RWLock", "SpinLock", "TryLock", "wait_until"]
