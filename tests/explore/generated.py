@@ -392,6 +392,7 @@ _PALETTES = (
     ("until", "set", "flag", "rend", "runtil", "gate", "wpoke", "wlock"),
     ("srcu", "scount", "sync", "write"),
     ("path", "lpath", "mpath", "cpath", "read", "write", "set", "flag", "cas", "gate"),
+    ("choose", "gchosen", "cpath", "path", "read", "write", "set", "gate"),
     BUGS,
     ("bug", "lbug", "mbug", "tbug", "ibug", "raise", "write", "add", "mutex", "tryx", "gate"),
     ("sbug", "scount", "sync", "write", "cbug", "ibug", "until2"),

@@ -11,11 +11,12 @@ import pytest
 from generated import BUGS, Spec, build
 from programs import file_system, indexer, last_zero, random_program, readers
 
-from septum.explore import MachineProgram, frontier, search
+from septum.explore import MachineProgram, Options, frontier, search
 from septum.explore.frontier import CLASSES, Frontier
 from septum.explore.plain import pack, unpack
-from septum.explore.units import Size, UnitResult, explore_unit
-from septum.machine import Limits, Machine, Word
+from septum.explore.units import Size, UnitResult, _Part, explore_unit
+from septum.explore.wakeup import Early, left_awake
+from septum.machine import Execution, Limits, Machine, Word
 
 
 def explore(
@@ -132,8 +133,70 @@ def test_alone_a_search_in_units_is_the_search(
         )
 
 
-def test_a_search_with_choices_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if the first one comes up late: it begins again then."""
+CHOICES = ("choose", "gchosen", "cpath", "cbug", "path", "read", "write", "set", "gate", "wlock")
+
+
+def _with_choices(seed: int) -> Spec:
+    rng = random.Random(seed)
+    tasks, longest = rng.choice([(2, 4), (3, 2), (4, 1)])
+
+    def op() -> tuple[str, int, int]:
+        return (rng.choice(CHOICES), rng.randrange(2), rng.randint(1, 2))
+
+    return Spec(
+        tuple(tuple(op() for _ in range(rng.randint(1, longest))) for _ in range(tasks)),
+        "TSO" if seed % 4 == 0 else "SC",
+    )
+
+
+@pytest.mark.parametrize("block", range(2))
+def test_programs_that_choose(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step from which others explore may have options that nobody explores yet."""
+    compared = went_on = 0
+    goes_on = _Part._goes_on
+
+    def counted(part: _Part, execution: Execution) -> bool:
+        nonlocal went_on
+        on = goes_on(part, execution)
+        went_on += on
+        return on
+
+    monkeypatch.setattr(_Part, "_goes_on", counted)
+    for seed in range(block, 80, 2):
+        spec = _with_choices(seed)
+        whole = search(build(spec), Options(max_executions=70))
+        if not whole.complete:
+            continue
+        compared += 1
+        for order in (None, seed):
+            parts = explore(build(spec), monkeypatch, 1 + seed % 3, order=order).found
+            assert parts.complete and parts.traces == whole.traces, spec
+            assert set(parts.found) == set(whole.found), spec
+    assert compared > 20 and went_on > 0
+
+
+@pytest.mark.parametrize(
+    ("asleep", "awake"),
+    [
+        # picks and options of each sleeper; the first options that are awake
+        ([((), ())], None),
+        ([((), (3,))], (1,)),
+        ([((1,), (3,))], (0,)),
+        ([((), (2,)), ((1,), (2,))], None),
+        ([((), (2, 3)), ((1,), (2,))], (0, 1)),
+        ([((), (2, 2)), ((0, 1), (2, 2))], (1,)),
+        ([((), (2, 2)), ((0, 1), (2, 2)), ((1,), (2,))], None),
+    ],
+)
+def test_which_options_are_left_awake(
+    asleep: list[tuple[tuple[int, ...], tuple[int, ...]]], awake: tuple[int, ...] | None
+) -> None:
+    sleepers = [((0, picks), Early((), options)) for picks, options in asleep]
+    assert left_awake(sleepers) == awake
+
+
+def test_a_late_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that comes up when the search is shared already."""
 
     def make() -> MachineProgram:
         m = Machine()
@@ -153,8 +216,7 @@ def test_a_search_with_choices_is_not_shared(monkeypatch: pytest.MonkeyPatch) ->
 
     whole = search(make())
     parts = explore(make(), monkeypatch, 1)
-    assert parts.alone
-    assert (parts.found.executions, parts.found.traces) == (whole.executions, whole.traces)
+    assert parts.units > 1 and parts.found.traces == whole.traces
 
 
 def test_a_bound_is_kept_exactly(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,5 +109,5 @@ def test_an_answer_that_changes_is_noticed(rig: Rig) -> None:
         for _ in range(2):
             program.engine.python_runs()  # type: ignore[union-attr]
             program.machine.forget()
-            program.run((), None, Policy("random", seed=1))
+            program.run((), (), Policy("random", seed=1))
     assert program.engine is None

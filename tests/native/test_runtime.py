@@ -202,7 +202,7 @@ def test_the_same_decisions_give_the_same_log(rig: Rig) -> None:
     program = rig.program("increment", "locked_increment", "set_flag")
     rig.explore(program)
     program.machine.forget()
-    first = program.run((), None, Policy("random", seed=4))
+    first = program.run((), (), Policy("random", seed=4))
     log = [(e.task, e.op, e.obj, e.seen, e.left, list(e.acc)) for e in first.events]
     program.machine.forget()
     again = program.run([Decision(e.task, e.choice) for e in first.events])

@@ -114,7 +114,7 @@ def bounded(
         while search.untried:
             search.prefix = search.untried.pop()
             search.used = [0]
-            execution = program.run(search.prefix, None, CONTINUE, limits, fingerprint=True)
+            execution = program.run(search.prefix, (), CONTINUE, limits, fingerprint=True)
             result.take(execution)
             if execution.status == "complete":
                 result.finals.add(execution.fingerprint)

@@ -93,7 +93,7 @@ def _search(
     try:
         while untried:
             prefix = untried.pop()
-            execution = program.run(prefix, None, _LOWEST, limits, fingerprint=True)
+            execution = program.run(prefix, (), _LOWEST, limits, fingerprint=True)
             result.take(execution)
             if execution.status == "complete":
                 result.finals.add(execution.fingerprint)

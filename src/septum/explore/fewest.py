@@ -73,7 +73,7 @@ def fewest(
         if tries <= 0:
             return best, False
         tries -= 1
-        execution = program.run(prefix, asleep, CONTINUE, limits)
+        execution = program.run(prefix, list(asleep.items()), CONTINUE, limits)
         if execution.status == "diverged":
             continue  # a task that cannot begin
         finding = wanted(execution)

@@ -24,8 +24,8 @@ from septum.explore.optimal import Level, Out
 from septum.explore.result import Found, SearchResult
 from septum.explore.steps import Step
 from septum.explore.units import CLASSES as UNIT_CLASSES
-from septum.explore.units import UNIT, Branch, Lent, Size, UnitResult, bare
-from septum.explore.wakeup import WEAK, Early, Wakeup, asleep
+from septum.explore.units import UNIT, Branch, Lent, Size, UnitResult, bare, early
+from septum.explore.wakeup import WEAK, Wakeup, asleep
 from septum.machine import Decision, Finding
 
 __all__ = ["CLASSES", "Frontier", "Node", "Task"]
@@ -105,8 +105,6 @@ class Frontier:
     :ivar tasks: what is left, in the order in which it is merged.
     :ivar units: how many were merged.
     :ivar guesses: how much may be left.
-    :ivar alone: steps make choices: what sleeps early is then not told by tasks and
-        footprints alone, so the search is not shared.
     """
 
     found: SearchResult
@@ -116,7 +114,6 @@ class Frontier:
     nodes: dict[int, Node] = field(default_factory=dict)
     units: int = 0
     numbered: int = 0
-    alone: bool = False
     guesses: Guesses = field(default_factory=Guesses)
 
     def __post_init__(self) -> None:
@@ -148,10 +145,6 @@ class Frontier:
         if result.lent is not None:
             self.nodes[chain[-1]].returned(result.lent, finished=result.rest is None)
         self.guesses.learn(result.hoped, result.came)
-        self.alone = self.alone or result.choices
-        if self.alone and self.nodes:
-            self._again()
-            return
         if result.rest is not None:
             left = result.rest
             made = sum(level.runs for level in left.levels[left.floor :])
@@ -176,17 +169,16 @@ class Frontier:
         self.found.complete = False
 
     def learned(self, words: tuple[str, ...]) -> None:
-        """The program has more scheduling points than was known: begin again."""
-        self._again()
-        self.found.words = tuple(sorted({*self.found.words, *words}))
-
-    def _again(self) -> None:
-        """What was explored does not count (the first choice came up when the search was
-        shared already, ...): begin again."""
+        """The program has more scheduling points than was known: what was explored does not
+        count."""
         self.nodes.clear()
         self.tasks = deque([Task(Branch())])
         known = self.found
-        self.found = SearchResult(known.strategy, seconds=known.seconds, words=known.words)
+        self.found = SearchResult(
+            known.strategy,
+            seconds=known.seconds,
+            words=tuple(sorted({*known.words, *words})),
+        )
         self.guesses = Guesses()
         self._allow()
 
@@ -208,8 +200,7 @@ class Frontier:
         levels."""
         self.tasks.append(task)
         waiting = sum(1 for node in self.nodes.values() if node.level.todo and not node.lent)
-        width = 0 if self.alone else self._width()
-        while len(self.tasks) + waiting < width and self._split(task):
+        while len(self.tasks) + waiting < self._width() and self._split(task):
             waiting += 1
 
     def _split(self, task: Task) -> bool:
@@ -225,7 +216,7 @@ class Frontier:
             step = branch.steps[i]
             level = _copy(levels[i], [])
             level.explored = True
-            level.sleep[(step.task, step.picks)] = Early(step.foot)
+            level.sleep[(step.task, step.picks)] = early(step)
             self.numbered += 1
             self.nodes[self.numbered] = Node(
                 level,

@@ -50,7 +50,7 @@ def shown(
 
 
 def _run(program: Program, steps: Sequence[Step], limits: Limits) -> Execution:
-    return program.run([d for step in steps for d in step.decisions], None, CONTINUE, limits)
+    return program.run([d for step in steps for d in step.decisions], (), CONTINUE, limits)
 
 
 def ends_of(steps: Sequence[Step], halts: Sequence[int]) -> tuple[list[Step], list[Step]]:

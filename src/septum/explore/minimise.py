@@ -59,7 +59,7 @@ def minimise(
     :param tries: executions at most, of each of the two parts.
     """
     wanted = found.finding
-    first = program.run(found.decisions, None, CONTINUE, limits)
+    first = program.run(found.decisions, (), CONTINUE, limits)
     finding = _find(first, wanted, found.kind)
     if finding is None:
         raise RuntimeError(f"{wanted.rule} does not show when its own schedule is run again")
@@ -87,14 +87,14 @@ def minimise(
 def _near(program: Program, tasks: int, found: Found, limits: Limits, tries: int) -> Found:
     """A schedule that no single move of a block of steps improves."""
     best = found
-    first = program.run(found.decisions, None, CONTINUE, limits)
+    first = program.run(found.decisions, (), CONTINUE, limits)
     choices = _choices(first.decisions, first, tasks)
     left = tries
 
     def attempt(order: Sequence[int], taken: Sequence[Sequence[int]]) -> bool:
         nonlocal best, left, choices
         left -= 1
-        execution = program.run((), None, _script(order, taken), limits)
+        execution = program.run((), (), _script(order, taken), limits)
         seen = _find(execution, found.finding, found.kind)
         if seen is None:
             return False
@@ -162,7 +162,7 @@ def deciding_race(
     program: Program, tasks: int, found: Found, limits: Limits
 ) -> tuple[int, int] | None:
     """Log positions of the latest race whose other order does not break the rule."""
-    execution = program.run(found.decisions, None, CONTINUE, limits)
+    execution = program.run(found.decisions, (), CONTINUE, limits)
     steps = steps_of(execution.events)
     analysis, all_races = analyse(steps, tasks)
     last = found.finding.step
@@ -175,7 +175,7 @@ def deciding_race(
             steps[k].task for k in range(j + 1, i) if analysis.clocks[k][mine.task] <= mine.number
         ]
         order += [steps[i].task, mine.task]
-        other = program.run((), None, _script(order, choices), limits)
+        other = program.run((), (), _script(order, choices), limits)
         if other.status != "diverged" and _find(other, found.finding) is None:
             return (steps[j].at, steps[i].at)
     return None

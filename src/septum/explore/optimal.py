@@ -115,7 +115,7 @@ class Explorer:
         self.base = 0  # level at which the next run leaves the branch
         self.prefix: list[Decision] = []
         self.planned: list[Move] = []  # known steps of the next run, from ``base`` on
-        self.sleep: dict[int, Footprint] = {}
+        self.sleep: list[tuple[int, Footprint]] = []
         self.covered: list[Footprint] = []
         self.hoped = 0.0  # of the levels left
         self.came = 0
@@ -156,6 +156,11 @@ class Explorer:
         del self._moves[base:]
         events = execution.events
         new = steps_of(events, analysis.steps)
+        planned = len(self.planned)
+        if len(new) > planned and self._others_explore(new[:planned], new[planned]):
+            del new[planned + 1 :]
+            events = events[: new[-1].end]
+            execution.status = "covered"
         if self.outcomes is None and any(step.choices for step in new):
             self._remember()
         outcomes = self.outcomes
@@ -187,14 +192,22 @@ class Explorer:
         if execution.status == "diverged":
             raise NondeterminismError(execution.diverged)
         if execution.status == "covered":
+            self._leave_open(base, last, races)
             self._options(last)
-        elif execution.status == "matched":  # what led there was looked at when it was planned
-            for i in range(base, last + 1):
-                self._options(i)
+        elif execution.status == "matched" or self._goes_on(execution):
+            self._leave_open(base, last + 1, races)
         else:
             if last >= 0:
                 self.levels[last].fresh = True
             self._analyse(execution, base, races)
+
+    def _others_explore(self, before: list[Step], step: Step) -> bool:
+        """Whether a step that was not foretold is one from which others explore."""
+        return False
+
+    def _goes_on(self, execution: Execution) -> bool:
+        """Whether the execution is to be run on from its end."""
+        return False
 
     def _as_planned(self, new: list[Step]) -> None:
         """Steps that were known before they ran again did what they did then."""
@@ -227,6 +240,15 @@ class Explorer:
         if execution.pending:
             self._pending(execution)
 
+    def _leave_open(self, base: int, end: int, races: list[Race]) -> None:
+        """Later executions that share the new steps before ``end`` are to look at their races
+        and options."""
+        for out, i in races:
+            if i < end:
+                self.levels[i].open.append((out, None))
+        for j in range(base, end):
+            self.levels[j].open += [((j,), picks) for picks in self._others(j)]
+
     def _pending(self, execution: Execution) -> None:
         """Lock acquisitions that never happened race with those that did."""
         analysis = self.analysis
@@ -245,15 +267,21 @@ class Explorer:
 
     def _options(self, j: int) -> None:
         """Plan the options that step ``j`` did not take."""
+        for picks in self._others(j):
+            if not self._reverse((j,), j, picks):
+                self.levels[j].open.append(((j,), picks))
+
+    def _others(self, j: int) -> list[tuple[int, ...]]:
+        """The options that step ``j`` did not take, each after those before it that it took."""
         step = self.levels[j].step
         assert step is not None
         taken = tuple([option for option, _ in step.choices])
-        for n, (option, options) in enumerate(step.choices):
-            for other in range(options):
-                if other != option:
-                    picks = (*taken[:n], other)
-                    if not self._reverse((j,), j, picks):
-                        self.levels[j].open.append(((j,), picks))
+        return [
+            (*taken[:n], other)
+            for n, (option, options) in enumerate(step.choices)
+            for other in range(options)
+            if other != option
+        ]
 
     def _reverse(self, out: Out, i: int, picks: tuple[int, ...] | None) -> bool:
         """Plan the other order of a race, or another option of step ``i``; whether that is
@@ -324,12 +352,16 @@ class Explorer:
         if picks is None and step.choices:
             options = tuple([option for option, _ in step.choices])
             if self.outcomes is not None and self.outcomes.foretells:
-                moves.append(self._last(j, step, options))
-                options = options[: self.outcomes.asked(moves[-1], j, moves)]
-                moves.pop()
+                options = options[: self._asked(moves, j, step, options)]
         moves.append(self._last(j, step, options))
         self._foresee(moves, j)
         return moves
+
+    def _asked(self, before: list[Move], j: int, step: Step, options: tuple[int, ...]) -> int:
+        """For how many of the ``options`` it will surely be asked there."""
+        assert self.outcomes is not None
+        last = self._last(j, step, options)
+        return self.outcomes.asked(last, j, [*before, last])
 
     def _move(self, k: int) -> Move:
         moves = self._moves
@@ -410,7 +442,7 @@ class Explorer:
         for move in moves[:-1]:
             sleep = [(k, f) for k, f in sleep if k[0] != move.task and not clash(f, move.foot)]
         self.covered = [f for k, f in sleep if k[0] != moves[-1].task]
-        self.sleep = {}
+        self.sleep = []
 
     def _position(self, depth: int) -> int:
         steps = self.analysis.steps

@@ -59,7 +59,8 @@ def _out(value: Any, names: Mapping[type, str]) -> Any:
         if issubclass(kind, tuple):
             return {names[kind]: [_out(v, names) for v in value]}
         if issubclass(kind, dict):
-            return {names[kind]: [[_out(k, names), _out(v, names)] for k, v in value.items()]}
+            own = [_out(getattr(value, s), names) for s in _slots(kind)]
+            return {names[kind]: [_out(dict(value), names), *own]}
         return {names[kind]: [_out(getattr(value, s), names) for s in _slots(kind)]}
     if kind is tuple:
         return {"()": [_out(v, names) for v in value]}
@@ -87,9 +88,7 @@ def _in(value: Any, known: Mapping[str, type]) -> Any:
     if mark == "<>":
         return frozenset(parts)
     cls = known[mark]
-    if issubclass(cls, dict):
-        return cls(parts)
-    if issubclass(cls, tuple) or is_dataclass(cls):
+    if issubclass(cls, tuple | dict) or is_dataclass(cls):
         return cls(*parts)
     made = cls.__new__(cls)
     for name, part in zip(_slots(cls), parts, strict=True):

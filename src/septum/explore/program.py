@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from septum.machine import Decision, Execution, Limits, Machine, Policy
-from septum.machine.dependency import Footprint
+from septum.machine.dependency import Footprint, Sleep
 from septum.machine.events import CONTINUE, DEFAULT_LIMITS
 
 __all__ = ["KeepsStates", "MachineProgram", "Program"]
@@ -16,18 +16,18 @@ __all__ = ["KeepsStates", "MachineProgram", "Program"]
 class Program(Protocol):
     """What an explorer can run.
 
-    A prefix names one decision per event.  ``sleep`` maps a task to the footprint of
-    its next step, as of just before the last step of the prefix: it must not run before
-    something dependent on it.  ``covered`` are the footprints of steps from which
-    everything was explored: if the last step of the prefix commutes with one of them,
-    the execution ends there.  The runner decides both from the dependency table
+    A prefix names one decision per event.  ``sleep`` names tasks and footprints of their
+    next steps, as of just before the last step of the prefix: none of these tasks may run
+    before something dependent on all that is named of it.  ``covered`` are the footprints
+    of steps from which everything was explored: if the last step of the prefix commutes
+    with one of them, the execution ends there.  The runner decides both from the dependency table
     (septum.machine.dependency).  ``survivors``: BUG() ends only the task that hits it.
     """
 
     def run(
         self,
         prefix: Sequence[Decision] = (),
-        sleep: Mapping[int, Footprint] | None = None,
+        sleep: Sleep = (),
         policy: Policy = CONTINUE,
         limits: Limits = DEFAULT_LIMITS,
         *,
@@ -73,7 +73,7 @@ class MachineProgram:
     def run(
         self,
         prefix: Sequence[Decision] = (),
-        sleep: Mapping[int, Footprint] | None = None,
+        sleep: Sleep = (),
         policy: Policy = CONTINUE,
         limits: Limits = DEFAULT_LIMITS,
         *,

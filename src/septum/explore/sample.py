@@ -46,9 +46,9 @@ def sample(
     span = longest = 0
     missed = 1.0  # probability that no run so far had to find a bug of that depth
     if kind == "pct":
-        span = max(len(program.run((), None, CONTINUE, limits).events), 1)
+        span = max(len(program.run((), (), CONTINUE, limits).events), 1)
     for i in range(runs):
-        execution = program.run((), None, Policy(kind, seed + i, depth, span=span), limits)
+        execution = program.run((), (), Policy(kind, seed + i, depth, span=span), limits)
         result.take(execution)
         longest = max(longest, len(execution.events))
         if span:

@@ -12,7 +12,6 @@ counts, never by the clock, so what a unit finds depends on nothing but its bran
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -23,13 +22,23 @@ from septum.explore.optimal import Explorer, Level
 from septum.explore.program import MachineProgram
 from septum.explore.result import SearchResult
 from septum.explore.search import no_collector, remembering
-from septum.explore.steps import Step
-from septum.explore.wakeup import Early, Key, Move, Wakeup
-from septum.machine import Decision, Limits
-from septum.machine.dependency import Footprint, clash
+from septum.explore.steps import Step, picks_of
+from septum.explore.wakeup import Early, Key, Move, Wakeup, left_awake
+from septum.machine import Decision, Execution, Limits
+from septum.machine.dependency import Footprint, Sleep, clash
 from septum.machine.events import CONTINUE
 
-__all__ = ["CLASSES", "UNIT", "Branch", "Lent", "Size", "UnitResult", "bare", "explore_unit"]
+__all__ = [
+    "CLASSES",
+    "UNIT",
+    "Branch",
+    "Lent",
+    "Size",
+    "UnitResult",
+    "bare",
+    "early",
+    "explore_unit",
+]
 
 Name = tuple[Key, ...]  # of a plan
 
@@ -48,7 +57,7 @@ class Branch:
     steps: list[Step] = field(default_factory=list)
     path: list[Decision] = field(default_factory=list)
     prefix: list[Decision] = field(default_factory=list)
-    sleep: dict[int, Footprint] = field(default_factory=dict)
+    sleep: list[tuple[int, Footprint]] = field(default_factory=list)
     covered: list[Footprint] = field(default_factory=list)
     base: int = 0
     outcomes: str = ""
@@ -66,17 +75,52 @@ class _Part(Explorer):
         self.levels, self.path, self.prefix = branch.levels, branch.path, branch.prefix
         self.sleep, self.covered = branch.sleep, branch.covered
         self.base, self.floor = branch.base, branch.floor
+        self.goes_on = False  # the last execution
         if branch.plan:
             self._descend(self.levels[-1], branch.plan)
 
     def _descend(self, level: Level, moves: list[Move]) -> None:
         """Steps that sleep early do not end the run; they are kept from running."""
         super()._descend(level, moves)
-        early = [(k, f) for k, f in level.sleep.items() if isinstance(f, Early)]
+        asleep = [(k, f) for k, f in level.sleep.items() if isinstance(f, Early)]
         for move in moves[:-1]:
-            early = [(k, f) for k, f in early if k[0] != move.task and not clash(f, move.foot)]
+            asleep = [(k, f) for k, f in asleep if k[0] != move.task and not clash(f, move.foot)]
         self.covered = [f for f in self.covered if not isinstance(f, Early)]
-        self.sleep.update({k[0]: f for k, f in early if k[0] != moves[-1].task})
+        self.sleep = [(k[0], f) for k, f in asleep if k[0] != moves[-1].task]
+
+    def _others_explore(self, before: list[Step], step: Step) -> bool:
+        if self.base >= len(self.levels):
+            return False  # the first run of all
+        foot = self.levels[self.base].sleep.get((step.task, step.picks))
+        return isinstance(foot, Early) and not any(
+            s.task == step.task or clash(foot, s.foot) for s in before
+        )
+
+    def _goes_on(self, execution: Execution) -> bool:
+        """If only early sleepers could go on, one of them may have an option that is awake."""
+        self.goes_on = False
+        if execution.status == "held":
+            level = self._level(len(self.analysis.steps))
+            asleep = [(k, f) for k, f in level.sleep.items() if isinstance(f, Early)]
+            for task in {k[0]: None for k, _ in asleep}:
+                picks = left_awake([(k, f) for k, f in asleep if k[0] == task])
+                if picks is not None:
+                    decisions = [Decision(task), *(Decision(task, option) for option in picks)]
+                    move = Move((task, picks_of(picks)), {}, decisions, False)
+                    level.todo = [Wakeup([move], False)]
+                    level.known = {level.todo[0].name}
+                    self.goes_on = True
+                    break
+        return self.goes_on
+
+    def _asked(self, before: list[Move], j: int, step: Step, options: tuple[int, ...]) -> int:
+        """Others may have seen what its task does there: those below whose step it sleeps."""
+        asked = super()._asked(before, j, step, options)
+        for (task, picks), foot in self.levels[j].sleep.items():
+            if task == step.task and isinstance(foot, Early):
+                if not any(m.task == task or clash(foot, m.foot) for m in before):
+                    asked = max(asked, _in_common(options, picks, len(foot.options)))
+        return asked
 
     def branch(self) -> Branch:
         """What is left, after `next`."""
@@ -101,10 +145,26 @@ class _Part(Explorer):
         left = {w.name for w in level.todo}
         return Lent(
             (step.task, step.picks) if step is not None else (-1, ()),
-            Early(step.foot if step is not None else {}),
+            early(step) if step is not None else Early(),
             step is not None and explored,
             [name for name in waiting if name not in left],
         )
+
+
+def _in_common(options: tuple[int, ...], picks: tuple[int, ...], asked: int) -> int:
+    """How many of the ``options`` a step will be asked for that was ``asked`` so many, and
+    picked those."""
+    n = 0
+    while n < asked:
+        n += 1
+        if n > len(options) or options[n - 1] != (picks[n - 1] if n <= len(picks) else 0):
+            break
+    return min(n, len(options))
+
+
+def early(step: Step) -> Early:
+    """A step that sleeps while what follows it is still explored."""
+    return Early(step.foot.items(), tuple([options for _, options in step.choices]))
 
 
 def bare(wakeup: Wakeup) -> Wakeup:
@@ -151,7 +211,6 @@ class Lent:
 class UnitResult:
     """What one unit found, what it left, and what it planned on levels of others.
 
-    :ivar choices: some step made a choice.
     :ivar hoped: executions hoped for below levels that were left, and what ``came`` (`Level`).
     """
 
@@ -159,7 +218,6 @@ class UnitResult:
     rest: Branch | None = None
     mail: list[tuple[int, Wakeup]] = field(default_factory=list)
     lent: Lent | None = None
-    choices: bool = False
     hoped: float = 0.0
     came: int = 0
 
@@ -194,11 +252,12 @@ def explore_unit(
             result.folded = result.folded or machine.retries_folded > 0
             if execution.status == "limit":
                 result.bounds_hit = ["steps per execution"]
-            if execution.status == "held" and _kept_out(machine.sleeping):
-                result.blocked += 1
-            for n, seen in enumerate(shown(program, execution, explorer.analysis.steps, limits)):
-                result.take(seen, again=n > 0)
-            out.choices = out.choices or any(step.choices for step in explorer.analysis.steps)
+            if not explorer.goes_on:
+                if execution.status == "held" and _kept_out(machine.sleeping):
+                    result.blocked += 1
+                steps = explorer.analysis.steps
+                for n, seen in enumerate(shown(program, execution, steps, limits)):
+                    result.take(seen, again=n > 0)
             if not explorer.next():
                 break
             result.seconds = perf_counter() - begun
@@ -220,6 +279,6 @@ def explore_unit(
     return out
 
 
-def _kept_out(sleeping: Mapping[int, Footprint]) -> bool:
+def _kept_out(sleeping: Sleep) -> bool:
     """Whether somebody else explores what could have gone on."""
-    return any(isinstance(foot, Early) for foot in sleeping.values())
+    return any(isinstance(foot, Early) for _, foot in sleeping)

@@ -12,7 +12,7 @@ holds only what it does in any case.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from mypy_extensions import mypyc_attr
@@ -24,12 +24,14 @@ __all__ = [
     "NO",
     "UNKNOWN",
     "WEAK",
+    "Early",
     "Effect",
     "Key",
     "Move",
     "Wakeup",
     "begins",
     "initial",
+    "left_awake",
     "within",
 ]
 
@@ -104,9 +106,46 @@ def initial(key: Key, foot: Footprint, sure: bool, moves: Sequence[Move]) -> int
     return WEAK if known else UNKNOWN
 
 
+@mypyc_attr(native_class=False)
 class Early(Footprint):
     """The footprint of a step below which others still explore: what they will plan at the
-    level where it sleeps is not known yet."""
+    level where it sleeps is not known yet.
+
+    :ivar options: how many options each of its choices has.
+    """
+
+    __slots__ = ("options",)
+
+    def __init__(self, foot: Iterable[tuple[str, int]] = (), options: tuple[int, ...] = ()) -> None:
+        super().__init__(foot)
+        self.options = options
+
+
+def left_awake(asleep: Sequence[tuple[Key, Early]]) -> tuple[int, ...] | None:
+    """The first options of a task's step that do not sleep, as far as they must be named; None:
+    all sleep.
+
+    :param asleep: those of its options that do.
+    """
+    trees = [
+        ((*key[1], *(0,) * (len(foot.options) - len(key[1]))), foot.options) for key, foot in asleep
+    ]
+    return _awake(trees, 0)
+
+
+def _awake(
+    trees: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], n: int
+) -> tuple[int, ...] | None:
+    """The same, of those that agree in their first ``n`` options."""
+    asked = [options[n] for _, options in trees if len(options) > n]
+    if not asked:
+        return None
+    for option in range(asked[0]):
+        same = [tree for tree in trees if tree[0][n] == option]
+        rest = _awake(same, n + 1) if same else ()
+        if rest is not None:
+            return (option, *rest)
+    return None
 
 
 def asleep(key: Key, foot: Footprint, moves: Sequence[Move]) -> int:

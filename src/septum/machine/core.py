@@ -17,7 +17,7 @@ All mutable state is held in `Cell` objects, whose changes go to the undo journa
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn, Protocol
@@ -26,7 +26,7 @@ from greenlet import getcurrent, greenlet
 from mypy_extensions import mypyc_attr
 
 from septum.machine.buffers import MEMORY_MODELS, StoreBuffers
-from septum.machine.dependency import AWAIT, Access, Footprint
+from septum.machine.dependency import AWAIT, Access, Footprint, Sleep
 from septum.machine.events import (
     CONTINUE,
     DEFAULT_LIMITS,
@@ -335,7 +335,7 @@ class Machine(Schedule):
         self,
         bodies: Sequence[tuple[str, Callable[[], None]]],
         prefix: Sequence[Decision] = (),
-        sleep: Mapping[int, Footprint] | None = None,
+        sleep: Sleep = (),
         policy: Policy = CONTINUE,
         limits: Limits = DEFAULT_LIMITS,
         settle: Callable[[], None] | None = None,
@@ -346,9 +346,9 @@ class Machine(Schedule):
         """Execute the tasks once and rewind all state.
 
         :param prefix: decisions to follow first.
-        :param sleep: per task, the footprint of its next step, which must not run
-            before something dependent on it (as of just before the last step of
-            the prefix; the runner updates it from there on).
+        :param sleep: tasks and footprints of their next steps (several, if it has options):
+            none of these tasks may run before something dependent on all that is named of it
+            (as of just before the last step of the prefix).
         :param covered: footprints of steps from which everything was explored (as of
             just before the last step of the prefix): if that step commutes with one of
             them, the execution ends with it.
@@ -357,8 +357,8 @@ class Machine(Schedule):
         :param survivors: BUG() ends only the task that hits it, and what comes after it is not
             judged: for explorers, who want to know what the other tasks would have done.
         """
-        self._sleep = dict(sleep) if sleep else {}
-        wanted = Wanted(prefix, sleep or {}, covered, limits, policy.kind == "lowest", survivors)
+        self._sleep = sleep
+        wanted = Wanted(prefix, sleep, covered, limits, policy.kind == "lowest", survivors)
         self.learning = self._may_remember(policy, fingerprint)
         learn = self._remembered(bodies, settle) if self.learning else None
         if learn is not None:
@@ -466,8 +466,8 @@ class Machine(Schedule):
         return self.memory if self.memory.runs > self.remember_after else None
 
     @property
-    def sleeping(self) -> Mapping[int, Footprint]:
-        """Tasks that the last run kept asleep to its end."""
+    def sleeping(self) -> Sleep:
+        """What the last run kept asleep to its end."""
         return self._sleep
 
     def forget(self) -> None:

@@ -19,7 +19,7 @@ The table is tested pair by pair, by executing both orders from many states
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "RELATION",
     "Access",
     "Footprint",
+    "Sleep",
     "UnknownPair",
     "clash",
     "dependent",
@@ -172,6 +173,7 @@ def relation(first: int, second: int) -> int:
 
 
 Footprint = dict[str, int]  # object -> the kinds of access to it, as a bit mask
+Sleep = Sequence[tuple[int, Footprint]]  # tasks that must not run until something clashes
 
 
 _CONFLICTS: Final[dict[int, int]] = {}  # mask of kinds: mask of kinds some of it clashes with

@@ -18,12 +18,12 @@ Since nothing here has a stack, an execution begins where it parts from the last
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from septum.machine.behaviour import DISCIPLINE, END, FATAL
-from septum.machine.dependency import Footprint, clash
+from septum.machine.dependency import Footprint, Sleep, clash
 from septum.machine.events import (
     Decision,
     Event,
@@ -53,7 +53,7 @@ class Wanted(NamedTuple):
     """What `Machine.run` is asked for; ``lowest``: of its policies, that one."""
 
     prefix: Sequence[Decision]
-    sleep: Mapping[int, Footprint]
+    sleep: Sleep
     covered: Sequence[Footprint]
     limits: Limits
     lowest: bool
@@ -69,7 +69,7 @@ class Memory(Walk):
         self._covered: Sequence[Footprint] = ()
         self.runs = 0  # executions begun
         self.looked_up = 0
-        self.sleep: dict[int, Footprint] = {}
+        self.sleep: Sleep = ()
         self.retries_folded = 0  # in the whole execution
         self.pending: list[Event] = []
         self._auditing = False
@@ -125,7 +125,7 @@ class Memory(Walk):
         if self.halts and not survivors:
             same = min(same, self.halts[0] + 1)
         self._rewind(same)
-        self.sleep = dict(sleep)
+        self.sleep = sleep
         self._covered = covered
         status = ""
         while not status:
@@ -246,10 +246,10 @@ class Memory(Walk):
         sleep = self.sleep
         if sleep:
             last = last_footprint(self.log)
-            for tid in [t for t, step in sleep.items() if clash(step, last)]:
-                del sleep[tid]
+            sleep = self.sleep = [(t, step) for t, step in sleep if not clash(step, last)]
         if sleep or only:
-            candidates = [t for t in enabled if t not in sleep and (not only or t in only)]
+            kept = [t for t, _ in sleep]
+            candidates = [t for t in enabled if t not in kept and (not only or t in only)]
             if not candidates:
                 return -1, "held"
         return self._pick(candidates, position, lowest), ""

@@ -13,7 +13,7 @@ from mypy_extensions import mypyc_attr
 
 from septum.machine.buffers import StoreBuffers
 from septum.machine.could import Could, could_go_on
-from septum.machine.dependency import Footprint, clash
+from septum.machine.dependency import Footprint, Sleep, clash
 from septum.machine.events import CONTINUE, Decision, Event, Finding, Limits, last_footprint
 from septum.machine.policy import Way
 from septum.machine.recorder import Recorder
@@ -51,7 +51,7 @@ class Schedule:
         self.muted: frozenset[str] = frozenset()
         self.listeners: list[Callable[[str, tuple[Any, ...]], None]] = []
         self._prefix: Sequence[Decision] = ()
-        self._sleep: dict[int, Footprint] = {}
+        self._sleep: Sleep = ()
         self._covered: Sequence[Footprint] = ()
         self.enabled_now: tuple[int, ...] = ()
         self._way = Way(CONTINUE, 0)
@@ -186,11 +186,11 @@ class Schedule:
         sleep = self._sleep
         if sleep:
             last = last_footprint(self.log)
-            for tid in [t for t, step in sleep.items() if clash(step, last)]:
-                del sleep[tid]
+            sleep = self._sleep = [(t, step) for t, step in sleep if not clash(step, last)]
         candidates = enabled
         if sleep or only:
-            candidates = [t for t in enabled if t.id not in sleep and (not only or t.id in only)]
+            kept = [t for t, _ in sleep]
+            candidates = [t for t in enabled if t.id not in kept and (not only or t.id in only)]
             if not candidates:
                 self._status = "held"
                 return None

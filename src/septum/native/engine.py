@@ -11,11 +11,11 @@ from __future__ import annotations
 import ctypes
 import struct
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from septum.machine import Decision, Event, Execution, Halt, Limits
-from septum.machine.dependency import Access, Footprint
+from septum.machine.dependency import Access, Footprint, Sleep
 from septum.native.answers import Answers, NativeMachine
 from septum.native.objects import COUNTER, REFERENCES, Granule
 from septum.native.source import lost, rmw_name
@@ -168,7 +168,7 @@ class Engine:
     def run(
         self,
         prefix: Sequence[Decision],
-        sleep: Mapping[int, Footprint] | None,
+        sleep: Sleep,
         limits: Limits,
         covered: Sequence[Footprint],
     ) -> Execution | None:
@@ -177,9 +177,9 @@ class Engine:
         decisions = array("I", [_word(d) for d in prefix])
         request.decisions = len(decisions)
         request.decision = decisions.buffer_info()[0]
-        sleepers = self._footprints(list(sleep.items()) if sleep else [])
+        sleepers = self._footprints(sleep)
         covers = self._footprints([(0, foot) for foot in covered])
-        request.sleeps, request.covereds = len(sleep or ()), len(covered)
+        request.sleeps, request.covereds = len(sleep), len(covered)
         request.sleep = ctypes.addressof(sleepers)
         request.covered = ctypes.addressof(covers)
         request.steps = limits.steps

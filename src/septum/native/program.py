@@ -17,7 +17,7 @@ from septum.kvm.monitors.private import AcceptedPageStays
 from septum.kvm.seamcall import Injection
 from septum.kvm.spte import is_frozen_spte
 from septum.machine import Decision, Execution, Finding, Halt, Limits, Machine, Policy, Task
-from septum.machine.dependency import Footprint
+from septum.machine.dependency import Footprint, Sleep
 from septum.machine.events import CONTINUE, DEFAULT_LIMITS
 from septum.machine.geometry import Geometry
 from septum.native.answers import NativeMachine
@@ -64,7 +64,7 @@ class NativeProgram(KeepsStates):
     def run(
         self,
         prefix: Sequence[Decision] = (),
-        sleep: Mapping[int, Footprint] | None = None,
+        sleep: Sleep = (),
         policy: Policy = CONTINUE,
         limits: Limits = DEFAULT_LIMITS,
         *,
@@ -165,7 +165,7 @@ class NativeProgram(KeepsStates):
         for seed in range(_WARM_UP):
             runs += 1
             with suppress(SharingGrew):
-                self.run((), None, Policy("random", seed=seed))
+                self.run(policy=Policy("random", seed=seed))
         self.driver.learning = False
         return runs
 

@@ -85,7 +85,7 @@ def run_traced(
     machine.listeners.append(listen)
     machine.tracing = True
     try:
-        execution = built.program.run(decisions, None)
+        execution = built.program.run(decisions)
     finally:
         machine.tracing = False
         machine.listeners.remove(listen)
@@ -355,7 +355,7 @@ def states_along(built: Recordable, policy: Policy) -> dict[int, Any]:
     machine.state_hook = look
     machine.listeners.append(listen)
     try:
-        built.program.run((), None, policy)
+        built.program.run((), (), policy)
     finally:
         machine.state_hook = None
         machine.listeners.remove(listen)
@@ -374,7 +374,7 @@ def operation_starts(ce: Counterexample) -> dict[tuple[str, int], int]:
             starts[args] = len(machine.log)
 
     machine.listeners.append(listen)
-    built.program.run(list(ce.decisions), None)
+    built.program.run(list(ce.decisions))
     return starts
 
 

@@ -18,7 +18,7 @@ __all__ = ["follow"]
 def follow(ce: Counterexample, design: str | Design) -> Replay:
     """Run the schedule of ``ce`` on ``design``."""
     built = build(design, ce.scenario, ce.params, memory_model=ce.memory_model)
-    scripted = built.program.run((), None, script_of(ce))
+    scripted = built.program.run((), (), script_of(ce))
     execution, told = run_traced(built, scripted.decisions)
     program = built.program
     buffers = program.actors - len(program.bodies)

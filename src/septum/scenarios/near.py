@@ -9,7 +9,7 @@ little, so the verdict is at best ``bounded``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from time import perf_counter
 
@@ -17,7 +17,7 @@ from septum.explore import MachineProgram, Options, SearchResult, search
 from septum.explore.minimise import minimise
 from septum.explore.result import Found
 from septum.machine import Decision, Event, Execution, Limits, Policy
-from septum.machine.dependency import Footprint
+from septum.machine.dependency import Footprint, Sleep
 from septum.machine.events import CONTINUE, DEFAULT_LIMITS, step_start
 from septum.scenarios.check import primary
 from septum.scenarios.counterexample import rebuild, record, script_of
@@ -43,7 +43,7 @@ class _After(MachineProgram):
     def run(
         self,
         prefix: Sequence[Decision] = (),
-        sleep: Mapping[int, Footprint] | None = None,
+        sleep: Sleep = (),
         policy: Policy = CONTINUE,
         limits: Limits = DEFAULT_LIMITS,
         *,
@@ -88,7 +88,7 @@ def search_near_on(built: Recordable, ce: Counterexample, options: Options) -> C
     """The same on a program that stands."""
     options = replace(options, retries=options.retries or ce.retries)
     begun = perf_counter()
-    followed = built.program.run((), None, script_of(ce))
+    followed = built.program.run((), (), script_of(ce))
     total = SearchResult(options.strategy)
     total.take(followed)
     bound = "only a recorded schedule was followed, as far as it goes"

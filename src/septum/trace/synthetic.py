@@ -160,12 +160,12 @@ class Writer:
 def _runs(built: Built, choices: int) -> Iterator[Execution]:
     """One task after the other, and every combination of the first ``choices`` choices."""
     policy = Policy("continue")
-    yield built.program.run((), None, policy)
+    yield built.program.run((), (), policy)
     for code in range(1, 1 << choices):
         picks = tuple(code >> i & 1 for i in range(choices))
         script = tuple(range(len(built.program.bodies)))
         order = tuple(task for task in script for _ in range(_MAX_CHOICES))
-        yield built.program.run((), None, Policy("script", 0, 3, order, (picks,) * len(script)))
+        yield built.program.run((), (), Policy("script", 0, 3, order, (picks,) * len(script)))
 
 
 def record_scenario(
@@ -191,7 +191,7 @@ def _write(built: Built, decisions: list[Decision]) -> list[str]:
     writer = Writer(machine, built.program.task_names, built.kvm.geometry.bits, SYNTHETIC)
     machine.listeners.append(writer.listen)
     try:
-        built.program.run(decisions, None)
+        built.program.run(decisions)
     finally:
         machine.listeners.remove(writer.listen)
     return writer.lines

@@ -124,7 +124,7 @@ def _record(built: NativeBuilt, seed: int, mark: str) -> list[str]:
     for _ in range(_WARM):
         recorder.restart()
         try:
-            built.program.run((), None, Policy("random", seed=seed))
+            built.program.run((), (), Policy("random", seed=seed))
         except SharingGrew:
             continue
         return recorder.writer.lines

@@ -126,10 +126,8 @@ void septum_forget_last(void)
 static int schedule(struct request *q)
 {
 	struct foot *sleep = (struct foot *)q->sleep, *covered = (struct foot *)q->covered;
-	u32 asleep = 0, waiting, current = 0, chosen, judge = q->covereds, result;
+	u32 waiting, current = 0, chosen, judge = q->covereds, result;
 
-	for (u32 n = 0; n < q->sleeps; n++)
-		asleep |= 1u << sleep[n].task;
 	for (;;) {
 		u32 at = septum_logged, mask;
 
@@ -141,7 +139,7 @@ static int schedule(struct request *q)
 			if (!(mask >> chosen & 1))
 				return RUN_DIVERGED;
 		} else {
-			if (judge || asleep)
+			if (judge || q->sleeps)
 				mark_last_step();
 			for (u32 n = 0; n < judge; n++)
 				if (!clashes(&covered[n]))
@@ -153,10 +151,11 @@ static int schedule(struct request *q)
 				septum_why = WHY_LIMIT;
 				return RUN_ASK;
 			}
+			for (u32 n = q->sleeps; n-- > 0;)
+				if (clashes(&sleep[n]))
+					sleep[n] = sleep[--q->sleeps];
 			for (u32 n = 0; n < q->sleeps; n++)
-				if (asleep >> sleep[n].task & 1 && clashes(&sleep[n]))
-					asleep &= ~(1u << sleep[n].task);
-			mask &= ~asleep;
+				mask &= ~(1u << sleep[n].task);
 			if (!mask) {
 				septum_why = WHY_LIMIT;
 				return RUN_ASK; /* held */
