@@ -186,7 +186,8 @@ def _built(row: Row) -> Built | BuiltProtocol:
         known.machine.retries_allowed = row.options.retries
     _kept.built[row] = known
     while len(_kept.built) > _KEPT:
-        _kept.built.popitem(last=False)
+        _, old = _kept.built.popitem(last=False)
+        old.machine.memory = None  # most of it, and nothing but a full collection would find it
         gc.unfreeze()
     return known
 
