@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -13,6 +14,10 @@ import time
 from pathlib import Path
 
 import pytest
+from textual.widgets import Static
+
+from septum.cli.step import story_walk
+from septum.cli.stepper import Stepper
 
 TREE = os.environ.get("SEPTUM_LINUX", "")
 pytestmark = [
@@ -64,6 +69,41 @@ def test_it_is_shown_beside_the_c_code(home: Path, found: Path) -> None:
     assert f"  {rule}: " in shown.stdout
     assert "kvm_mmu_invalidate_start()" in shown.stdout
     assert re.search(r"\bkvm_main\.c:\d+", shown.stdout)
+
+
+def test_it_is_a_page_beside_the_c_code(home: Path, found: Path) -> None:
+    """The report's data: each step with its place in the tree, the finding among them."""
+    page = home / "page.html"
+    shown = septum("show", found, "--html", page, cwd=home, cache=home / "cache")
+    assert shown.returncode == 0, shown.stderr
+    text = page.read_text()
+    rule = json.loads(found.read_text())["finding"]["id"]
+    assert rule in text
+    assert "kvm_mmu_invalidate_start" in text
+    assert "tdp_mmu.c" in text
+    assert "mmu_invalidate_in_progress++" in text, "the C source itself"
+
+
+def test_it_is_stepped_through_beside_the_c_code(
+    home: Path, found: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the step that breaks the rule, to the one that sets it up, by keys."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    walk = story_walk(found)
+    functions = {walk.step(n).function for n in range(len(walk))}
+    assert {"kvm_mmu_invalidate_start", "kvm_tdp_mmu_map"} <= functions
+    app = Stepper(walk)
+
+    async def keys() -> None:
+        async with app.run_test(size=(140, 45)) as pilot:
+            await pilot.pause()
+            assert app.at == walk.first
+            await pilot.press("home", "b", *"task", "space", *"host", "enter", "c")
+            await pilot.pause()
+            assert walk.tasks[walk.step(app.at).task].startswith("host")
+            assert walk.step(app.at).function in str(app.query_one("#code", Static).render())
+
+    asyncio.run(keys())
 
 
 def test_the_sound_tree_does_not_follow_it(home: Path, found: Path) -> None:

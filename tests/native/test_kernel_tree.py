@@ -17,6 +17,7 @@ from septum.kvm.monitors import MONITORS
 from septum.native.build import build
 from septum.native.process import ImageProcess, Wanted
 from septum.native.program import NativeBuilt
+from septum.native.services import HAPPENED, Answer
 from septum.native.subject import search_whole
 from septum.scenarios.suite import find
 
@@ -85,10 +86,17 @@ def _both(built: NativeBuilt) -> dict[str, Any]:
 
 
 def _seen(built: NativeBuilt) -> tuple[set[str], list[str]]:
-    """In the image process: who judges, and what one execution tells of lines and deaths."""
+    """In the image process: who judges, and what one execution tells of lines and deaths while
+    tasks race."""
     told: list[str] = []
     wanted = {"spte", "trace", "vm_dead"}
-    built.machine.listeners.append(lambda what, args: told.append(what) if what in wanted else None)
+    machine = built.machine
+
+    def listen(what: str, _: tuple[Any, ...]) -> None:
+        if what in wanted and machine.exploring:
+            told.append(what)
+
+    machine.listeners.append(listen)
     built.program.warm_up()
     built.program.give_up_engine()
     told.clear()
@@ -114,6 +122,34 @@ def test_monitors_are_told_of_lines_and_deaths(scenario: str, told: list[str]) -
         process.close()
     assert judges == set(MONITORS)
     assert seen == told
+
+
+def _lines_are_lost(built: NativeBuilt) -> list[tuple[str, str]]:
+    """In the image process: findings of an execution whose epilogue's lines nobody gets."""
+    services, machine = built.driver.services, built.machine
+    serve = services.serve
+
+    def deaf(number: int, what: int, *registers: int) -> Answer:
+        epilogue = not machine.exploring and what == HAPPENED
+        return Answer() if epilogue else serve(number, what, *registers)
+
+    built.program.warm_up()
+    built.program.give_up_engine()
+    assert not built.program.run(()).findings
+    built.settled.clear()
+    services.serve = deaf  # type: ignore[method-assign]
+    return [(f.rule, f.message) for f in built.program.run(()).findings]
+
+
+@pytest.mark.parametrize("scenario", ["fault-punch", "direct-fault-split", "age-fault"])
+def test_lines_of_the_epilogue_are_judged(scenario: str) -> None:
+    process = ImageProcess(Wanted(build(Path(TREE)).code, find(scenario)))
+    try:
+        findings = process.ask(_lines_are_lost)
+    finally:
+        process.close()
+    assert {rule for rule, _ in findings} == {"I20"}
+    assert all("no line for" in m and "[epilogue step" in m for _, m in findings)
 
 
 @pytest.mark.parametrize("scenario", ["td-shared-zap-both", "run-unmap-yield"])

@@ -206,6 +206,7 @@ class Image:
         self._peek = self.function("septum_peek", 2)
         self._restore = self.function("septum_restore", 0)
         self.exploring = ctypes.c_int.from_address(symbols["septum_exploring"])
+        self.epilogue = ctypes.c_int.from_address(symbols["septum_epilogue"])
         self.found_count = ctypes.c_uint64.from_address(symbols["septum_found_count"])
         self.found = (Found * 64).from_address(symbols["septum_found"])
         self.new_shared_count = ctypes.c_uint64.from_address(symbols["septum_new_shared_count"])

@@ -376,7 +376,9 @@ def _settle(built: NativeBuilt, geometry: Geometry, epilogue: bool) -> Callable[
             before = len(machine.findings)
             built.monitors.settled()
             if epilogue and not machine.findings:
+                built.driver.image.epilogue.value = 1
                 _epilogue(built, geometry)
+                built.driver.image.epilogue.value = 0
             built.settled[state] = tuple(machine.findings[before:])
         else:
             for finding in known:

@@ -31,7 +31,8 @@ _CHUNK: Final = 2000  # transitions between two looks at the clock
 _PATH: Final = 32768
 _ENDED: Final = 2
 _ROUNDS: Final = 3  # cycles that are reported
-_LEARN: Final = 4000  # transitions that a search goes on for at least to find more shared words
+_LEAST: Final = 4000  # transitions that a search goes on for to find more shared words
+_MOST: Final = 50_000
 _CANNOT: Final = "a step that C cannot take"
 
 
@@ -145,12 +146,12 @@ class _Run:
         return event
 
     def learned_enough(self) -> bool:
-        """Tasks were found to share words, and the search has gone on for as long again: their
-        accesses are no points in it, so it is only good to find more of them."""
+        """Tasks were found to share words, and the search has gone on for as long again (but not
+        for long): their accesses are no points in it, so it is only good to find more."""
         if not self.engine.image.new_shared_count.value:
             return False
         done: int = self.search.transitions
-        self.enough = self.enough or 2 * done + _LEARN
+        self.enough = self.enough or done + min(max(done, _LEAST), _MOST)
         return done >= self.enough
 
     def run(self, progress: Callable[[SearchResult], None] | None) -> SearchResult:

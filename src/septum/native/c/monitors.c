@@ -18,7 +18,8 @@ static void line(void *data, int as_id, gfn_t gfn, int level, u64 old, u64 new)
 {
 	septum_u64 registers[8] = { SEPTUM_TRACED, gfn, level, old, new };
 
-	if (septum_exploring && septum_is_watched(SPTE_INDEX(gfn << PAGE_SHIFT, level)))
+	if ((septum_exploring || septum_epilogue) &&
+	    septum_is_watched(SPTE_INDEX(gfn << PAGE_SHIFT, level)))
 		septum_told(registers);
 }
 

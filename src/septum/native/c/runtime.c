@@ -26,6 +26,7 @@ KEEP u64 septum_new_shared_count;
 KEEP u32 septum_epoch;
 KEEP u32 septum_among_states;	/* marks are of more than one execution */
 KEEP int septum_exploring;
+KEEP int septum_epilogue; /* nobody explores, but monitors are told what becomes of tables */
 KEEP u32 septum_scrub;
 KEEP static int running; /* a task runs; else instrumented code is called by the explorer */
 KEEP static u64 main_rsp;
@@ -342,16 +343,27 @@ void septum_alive(u64 addr, u64 pc)
 		septum_judge_freed(addr, pc);
 }
 
+/* An entry of a table that a scenario can use. */
+static int is_entry(u64 addr)
+{
+	u64 at = addr - septum_config.arena;
+
+	return at < septum_config.arena_size && ((u8 *)septum_config.shared_arena)[at >> 3] &&
+	       septum_is_watched(addr >> 3 & 511);
+}
+
 void septum_hook(u64 addr, u32 size, u64 type, u64 pc)
 {
+	u64 writes = type & (SEPTUM_WRITE | SEPTUM_RMW);
+
 	if (!running || addr == septum_constants[0] || addr == septum_constants[1])
 		return;
 	if (++ME->work > septum_config.work_max) {
 		septum_problem(SEPTUM_LOOP, pc, addr, "no end, and no access that others influence");
 		septum_die("endless loop");
 	}
-	if (septum_exploring &&
-	    septum_granule(addr, type & (SEPTUM_WRITE | SEPTUM_RMW) ? USE_WRITE : USE_READ))
+	if (septum_exploring ? septum_granule(addr, writes ? USE_WRITE : USE_READ) :
+			       septum_epilogue && writes && is_entry(addr))
 		septum_announce(SEPTUM_ACCESS, addr, size, type, pc);
 	septum_alive(addr, pc);
 }

@@ -133,5 +133,5 @@ static inline void septum_set(void *word, septum_u64 value)
 
 int septum_cpu(void);
 int septum_task(void);
-extern int septum_exploring;
+extern int septum_exploring, septum_epilogue;
 #endif
