@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from septum.explore import Options
-from septum.scenarios import SCENARIOS, UnknownScenario, find
+from septum.explore import Options, frontier, units
+from septum.machine import MachineError
+from septum.scenarios import SCENARIOS, UnknownScenario, find, rows
 from septum.scenarios.build import BadParameter, build
 from septum.scenarios.check import check, default_rows
 from septum.scenarios.ops import unknown
@@ -108,3 +111,22 @@ def test_the_default_suite_covers_every_design_of_the_mails() -> None:
     assert len(set(rows)) == len(rows)
     designs = {design for design, _ in rows}
     assert {"v6.16", "rfc-v5-08", "rfc-v5", "feb06", "feb10-sp", "v7.3"} <= designs
+
+
+def test_what_was_found_before_septum_failed_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third unit of a row that breaks I4 ends with an error of septum's own."""
+    monkeypatch.setattr(frontier, "UNIT", units.Size(40, 10**9))
+    explored = 0
+
+    def fails(*args: Any, **kwargs: Any) -> units.UnitResult:
+        nonlocal explored
+        explored += 1
+        if explored > 2:
+            raise MachineError("an execution ended otherwise than before")
+        return units.explore_unit(*args, **kwargs)
+
+    monkeypatch.setattr(rows, "explore_unit", fails)
+    result = check("feb06", "install-accept")
+    assert result.verdict == "error" and result.executions == 80
+    assert result.other_findings == ["I20", "I4"]
+    assert result.note.endswith("(until then 80 executions, which broke I20, I4)")

@@ -56,6 +56,7 @@ __all__ = [
     "listening",
     "make",
     "primary",
+    "so_far",
     "unexplored",
 ]
 
@@ -219,6 +220,16 @@ def at_fault(row: Row, error: Exception) -> CheckResult:
     own = row.subject is None and row.text
     other = f", or {row.design} lets tasks share what is no word, lock or cell" if own else ""
     return _result(row, "error", f"{BUG_IN_SEPTUM}{other}: {error}")
+
+
+def so_far(result: CheckResult, found: SearchResult) -> CheckResult:
+    """A row's result that came from one unit, with what earlier ones ``found``."""
+    if result.verdict == "error" and found.executions:
+        result.executions, result.traces = found.executions, found.traces
+        result.other_findings = sorted(found.found)
+        broke = f", which broke {', '.join(result.other_findings)}" if found.found else ""
+        result.note += f" (until then {found.executions} executions{broke})"
+    return result
 
 
 def _result(row: Row, verdict: str, note: str) -> CheckResult:

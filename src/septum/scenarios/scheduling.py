@@ -19,7 +19,7 @@ from septum.explore.frontier import Frontier
 from septum.explore.units import UnitResult
 from septum.scenarios.crew import Crew, here
 from septum.scenarios.result import CheckResult
-from septum.scenarios.rows import Row, conclude, explore, forget, listening
+from septum.scenarios.rows import Row, conclude, explore, forget, listening, so_far
 from septum.scenarios.subject import Learned
 
 __all__ = ["Store", "WorkersLost", "run_rows"]
@@ -100,7 +100,7 @@ class _Search:
             result = future.result()
             del self.sent[id(self.frontier.tasks[0])]
             if isinstance(result, CheckResult):
-                yield result
+                yield so_far(result, self.frontier.found)
                 return
             if isinstance(result, Learned):
                 self.frontier.learned(result.words)
