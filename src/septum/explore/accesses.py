@@ -43,9 +43,10 @@ class Touched:
     :ivar keys: of those that are not -1, as they came up.
     :ivar changes: steps, with the kind, that whoever awaits the object may wake up for.
     :ivar known: some step has accessed it, in whatever execution.
+    :ivar kinds: of access to it in the step that is worked out as the ``last`` one, as a bit mask.
     """
 
-    __slots__ = ("changes", "keys", "known", "latest", "name")
+    __slots__ = ("changes", "keys", "kinds", "known", "last", "latest", "name")
 
     def __init__(self, name: str, tasks: int) -> None:
         self.name = name
@@ -53,6 +54,8 @@ class Touched:
         self.keys: list[int] = []
         self.changes: list[tuple[int, int]] = []
         self.known = False
+        self.kinds = 0
+        self.last = 0
 
 
 class Accesses:
@@ -78,12 +81,13 @@ class Accessed:
         relate (nothing of a task with itself does).
     """
 
-    __slots__ = ("_done", "_known", "_objects", "_undo", "relations", "tasks")
+    __slots__ = ("_done", "_known", "_made", "_objects", "_undo", "relations", "tasks")
 
     def __init__(self, tasks: int) -> None:
         self.tasks = tasks
         self._objects: dict[str, Touched] = {}
         self._known: dict[int, Accesses] = {}  # by the identity of the list, which they keep
+        self._made = 0
         self._done: list[Accesses] = []
         self._undo: list[list[int]] = []  # per access of a step, what was latest before
         self.relations = _relations(tasks)
@@ -102,14 +106,16 @@ class Accessed:
 
     def _make(self, step: Step) -> Accesses:
         made = Accesses(step.acc)
-        seen: set[Access] = set()
-        for access in step.acc:
-            name, kind = access
+        self._made += 1
+        for name, kind in step.acc:
             touched = self._objects.get(name)
             if touched is None:
                 touched = self._objects[name] = Touched(name, self.tasks)
-            if access not in seen:
-                seen.add(access)
+            if touched.last != self._made:
+                touched.last = self._made
+                touched.kinds = 0
+            if not touched.kinds >> kind & 1:
+                touched.kinds |= 1 << kind
                 made.objects.append(touched)
                 made.keys.append(kind * self.tasks + step.task)
                 made.kinds.append(kind)

@@ -23,7 +23,7 @@ from septum.explore.distinct import kind_of
 from septum.explore.minimise import minimise
 from septum.explore.outcomes import NondeterminismError
 from septum.explore.result import Found
-from septum.explore.search import DEFAULTS, no_collector
+from septum.explore.search import DEFAULTS, no_collector, remembering
 from septum.explore.units import Branch, Size, UnitResult, explore_unit
 from septum.machine import Limits, MachineError
 from septum.scenarios.build import Built, build, missing_capabilities
@@ -378,7 +378,8 @@ def _others(
 
 def _shrink(built: Recordable, options: Options) -> Callable[[Found], Found]:
     def shrink(found: Found) -> Found:
-        return minimise(built.program, built.program.actors, found, Limits(options.steps))
+        with no_collector(), remembering(built.program):
+            return minimise(built.program, built.program.actors, found, Limits(options.steps))
 
     return shrink
 
