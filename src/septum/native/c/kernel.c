@@ -123,6 +123,7 @@ void M(cpus_read_unlock)(void) { }
 void M(__rwlock_init)(rwlock_t *l, const char *n, struct lock_class_key *k) { }
 void M(__raw_spin_lock_init)(raw_spinlock_t *l, const char *n, struct lock_class_key *k, short i) { }
 void M(mutex_init_lockdep)(struct mutex *l, const char *n, struct lock_class_key *k) { }
+void M(mutex_init_lockep)(struct mutex *l, const char *n, struct lock_class_key *k) { } /* 6.19 */
 void M(__mutex_init)(struct mutex *l, const char *n, struct lock_class_key *k) { }
 void M(__init_rwsem)(struct rw_semaphore *l, const char *n, struct lock_class_key *k) { }
 void M(lockdep_init_map_type)(struct lockdep_map *m, const char *n, struct lock_class_key *k, int s,
