@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Loops of the kernel that nobody ends (docs/findings.md F5, R1), without folding retries."""
+"""Loops of the kernel that nobody ends (docs/findings.md F5, F6, R1), without folding retries."""
 
 from __future__ import annotations
 
@@ -35,6 +35,16 @@ def test_the_ept_violation_loop_goes_round(
     assert row.finding in shown.findings and len(shown.events) == row.finding.step + 1
     cycle = [event.stack for event in shown.events[row.finding.since :]]
     assert all("tdx_ept_violation_loop" in stack for stack in cycle)
+
+
+def test_a_prefault_in_a_slot_that_is_being_deleted() -> None:
+    """6.16 goes on for ever, later kernels give it up (F6)."""
+    row = check("v6.16", "delete-prefault")
+    assert (row.verdict, row.complete) == ("violated", True)
+    assert row.finding is not None and row.finding.rule == "I23"
+    assert "a prefault met an INVALID slot" in row.reached
+    for later in ("rfc-v5-08", "v7.3"):
+        assert check(later, "delete-prefault").verdict == "holds"
 
 
 def test_the_loop_that_looks_at_the_slot_ends() -> None:
