@@ -32,6 +32,7 @@ volatile u64 only_here;
 u64 x, y, flag, lock_a, lock_b, *pointer;
 struct callback_head { void *next; void (*func)(struct callback_head *); };
 struct object { struct callback_head head; u64 value; } *object;
+u64 *table; /* a page of 512 words */
 extern void call_rcu(struct callback_head *, void (*)(struct callback_head *));
 extern void __rcu_read_lock(void), __rcu_read_unlock(void);
 
@@ -39,6 +40,7 @@ u64 setup(void)
 {
 	object = septum_alloc(sizeof(*object), 16);
 	object->value = 5;
+	table = septum_alloc(4096, 4096);
 	return 0;
 }
 
@@ -127,6 +129,60 @@ u64 last_frees(void)
 	object->value++;
 	septum_free(object);
 	return 1;
+}
+static u64 walk(u64 *p, u64 n)
+{
+	u64 sum = 0;
+
+	for (u64 i = 0; p && i < n; i++)
+		sum += __atomic_load_n(&p[i], 0);
+	return sum;
+}
+u64 walk_locked(void)
+{
+	u64 sum;
+
+	septum_lock(&lock_a, 1);
+	sum = walk(table, 16);
+	septum_unlock(&lock_a, 1);
+	return sum;
+}
+u64 walk_on_unlocked(void)
+{
+	u64 *p, sum;
+
+	septum_lock(&lock_a, 1);
+	sum = walk(p = table, 8);
+	septum_unlock(&lock_a, 1);
+	return sum + walk(p, 16);
+}
+u64 walk_and_lock_between(void)
+{
+	u64 *p = __atomic_load_n(&table, 5), sum = walk(p, 8);
+
+	septum_lock(&lock_b, 0);
+	septum_unlock(&lock_b, 0);
+	return sum + walk(p, 16);
+}
+u64 free_table(void)
+{
+	u64 *old;
+
+	septum_lock(&lock_a, 0);
+	old = table;
+	table = 0;
+	septum_unlock(&lock_a, 0);
+	if (old)
+		septum_free(old);
+	return 0;
+}
+u64 write_table(void)
+{
+	septum_lock(&lock_a, 0);
+	if (table)
+		table[12] = 7;
+	septum_unlock(&lock_a, 0);
+	return 0;
 }
 /* An object with a lock in it, which nothing keeps from being freed. */
 u64 lock_inside(void)

@@ -181,3 +181,33 @@ def test_what_python_does_before_a_task_has_points_is_another_question(unlearned
     assert begun > 1
     assert program.engine is not None
     assert by_states.complete
+
+
+WALKS = (
+    (("walk_locked", "free_table"), set()),
+    (("walk_locked", "free_table", "free_table"), set()),
+    (("walk_on_unlocked", "free_table"), {"I6"}),
+    (("walk_and_lock_between", "free_table"), {"I6"}),
+    (("walk_locked", "write_table", "free_table"), set()),
+    (("walk_on_unlocked", "write_table", "free_table"), {"I6"}),
+)
+
+
+@pytest.mark.parametrize(("functions", "rules"), WALKS)
+def test_of_a_page_that_is_freed_one_read_of_a_step_is_a_point(
+    unlearned: Rig, functions: tuple[str, ...], rules: set[str]
+) -> None:
+    """The same rules as with a point at each word break."""
+    by_states, program, _ = from_scratch(unlearned, *functions)
+    words = program.words()
+    assert by_states.complete
+    assert by_states.states < 500
+    assert set(by_states.found) == rules
+    freed = [word for word in words if word.endswith("@free")]
+    assert len(freed) == (15 if "write_table" in functions else 16)
+    by_traces = unlearned.explore(unlearned.program(*functions, engine=True))
+    assert by_traces.complete
+    assert set(by_traces.found) == rules
+    each = unlearned.program(*functions, engine=True)
+    each.know(tuple(word.removesuffix("@free") for word in words))
+    assert len(search(each, STATEFUL).found) == len(rules)

@@ -29,6 +29,7 @@ __all__ = [
     "FIRST_PFN",
     "GMEM_PFN",
     "HVA_PFN",
+    "ONLY_FREED",
     "SEQUENTIAL",
     "TASKS",
     "VMEMMAP",
@@ -39,6 +40,8 @@ __all__ = [
 ]
 
 TASKS: Final = 8
+ONLY_FREED: Final = -2
+"""No writer: of a word of a page that some read and others free."""
 SEQUENTIAL: Final = TASKS
 CPUS: Final = 8
 IMAGE: Final = 0x60000000
@@ -67,7 +70,7 @@ _MAP_FIXED_NOREPLACE: Final = 0x100000
 _MAP_NORESERVE: Final = 0x4000
 _BUGFLAG_WARNING: Final = 1
 _SHARED, _CANDIDATE, _BY, _WATCHED, _WAS_BY, _NEW = 1, 8, 0x10, 0x20, 0x40, 0x80
-_MANY: Final = 15
+_MANY, _PAGE, _PAGE_WRITTEN = 15, 0x30, 0x31
 """Marks of a granule (c/runtime.h)."""
 
 
@@ -377,15 +380,16 @@ class Image:
         for shared, base, end in self._shared:
             if base <= addr < end:
                 mark = ctypes.c_uint8.from_address(shared + (addr - base >> 3)).value
-                return mark == _SHARED or mark & (_BY | _WAS_BY) != 0
+                return mark == _SHARED or mark & _WAS_BY != 0 or mark & (_BY | _NEW) == _BY
         return False
 
     def share(self, addr: int, writer: int = -1) -> None:
         """Make the granule's accesses scheduling points.
 
-        :param writer: the only task that writes it, whose reads are none; -1: more than one.
+        :param writer: the only task that writes it, whose reads are none; -1: more than one;
+            `ONLY_FREED`: nobody, but its page is freed.
         """
-        mark = _SHARED if writer < 0 else _BY + writer
+        mark = _PAGE if writer == ONLY_FREED else _SHARED if writer < 0 else _BY + writer
         for shared, base, end in self._shared:
             if base <= addr < end:
                 ctypes.c_uint8.from_address(shared + (addr - base >> 3)).value = mark
@@ -399,11 +403,11 @@ class Image:
 
     def shared(self) -> list[tuple[int, int]]:
         """Addresses of the granules that tasks share, those that were found since the last
-        `share_only` as well, each with the only task that writes it (-1: more than one)."""
+        `share_only` as well, each with the only task that writes it (-1: more than one; `ONLY_FREED`)."""
         out = []
         for shared, base, end in self._shared:
             marks = ctypes.string_at(shared, end - base >> 3)
-            for at in re.finditer(rb"[\x01\x10-\x1f\x40-\xff]", marks):
+            for at in re.finditer(rb"[\x01\x10-\x1f\x30\x31\x40-\xff]", marks):
                 out.append((base + 8 * at.start(), _writer(marks[at.start()])))
         return out
 
@@ -488,6 +492,8 @@ class Image:
 
 
 def _writer(mark: int) -> int:
-    """The only task that writes a shared granule; -1: more than one."""
-    writer = mark & _MANY
-    return -1 if mark == _SHARED or mark & _WAS_BY or writer == _MANY else writer
+    """What `Image.share` is to be told of a shared granule."""
+    if mark & _BY and (mark & _NEW or mark == _PAGE):
+        return ONLY_FREED
+    several = mark in (_SHARED, _PAGE_WRITTEN) or mark & _WAS_BY or mark & _MANY == _MANY
+    return -1 if several else mark & _MANY

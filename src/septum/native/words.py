@@ -8,11 +8,12 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from functools import cache
 
-from septum.native.image import ARENA, Image
+from septum.native.image import ARENA, ONLY_FREED, Image
 
 __all__ = ["united", "word_address", "word_name"]
 
 _MEMORY = "memory"
+_FREE = "@free"
 
 
 @cache
@@ -23,8 +24,8 @@ def _symbols(image: Image) -> list[tuple[int, str]]:
 
 def word_name(image: Image, addr: int, writer: int = -1) -> str:
     """``symbol+offset``, or ``memory+offset`` in the allocators' memory (hexadecimal); with
-    ``@task`` if only that one writes it."""
-    by = f"@{writer}" if writer >= 0 else ""
+    ``@task`` if only that one writes it, ``@free`` if its page is freed and nobody does."""
+    by = _FREE if writer == ONLY_FREED else f"@{writer}" if writer >= 0 else ""
     if addr >= ARENA:
         return f"{_MEMORY}+{addr - ARENA:x}{by}"
     symbols = _symbols(image)
@@ -43,12 +44,13 @@ def united(words: Iterable[str]) -> tuple[str, ...]:
 
 
 def word_address(image: Image, word: str) -> tuple[int, int] | None:
-    """The address, and the only task that writes it (-1: more than one); None if the image has
-    no such symbol."""
+    """The address, and who writes it, as `Image.share` is told; None if the image has no such
+    symbol."""
+    freed = word.endswith(_FREE)
     word, _, by = word.partition("@")
     name, _, offset = word.rpartition("+")
     try:
-        number, writer = int(offset, 16), int(by or -1)
+        number, writer = int(offset, 16), ONLY_FREED if freed else int(by or -1)
     except ValueError:
         return None
     start = ARENA if name == _MEMORY else image.symbols.get(name)

@@ -98,7 +98,7 @@ int septum_is_shared(u64 addr)
 		s = ((u8 *)c->shared_arena)[(addr - c->arena) >> 3];
 	else if (addr - c->image < c->image_end - c->image)
 		s = ((u8 *)c->shared_image)[(addr - c->image) >> 3];
-	return s == GRANULE_SHARED || s & (GRANULE_BY | GRANULE_WAS_BY);
+	return s == GRANULE_SHARED || s & GRANULE_WAS_BY || (s & (GRANULE_BY | GRANULE_NEW)) == GRANULE_BY;
 }
 
 /* --- what an attempt saw ------------------------------------------------------------------------------ */

@@ -20,6 +20,14 @@ static struct block *block_of(u64 addr)
 	return 0;
 }
 
+/* It lies in a block that is one whole page. */
+int septum_is_page(u64 addr)
+{
+	struct block *b = block_of(addr);
+
+	return b && b->size == 4096 && !(b->addr & 4095);
+}
+
 void septum_judge_freed(u64 addr, u64 pc)
 {
 	struct block *b = block_of(addr);

@@ -74,6 +74,7 @@ void septum_announce(u32 kind, u64 addr, u32 size, u64 type, u64 pc)
 	ev->type = type;
 	ev->pc = pc;
 	ev->fp = (u64)__builtin_frame_address(0);
+	ME->read_page = 0;
 	yield();
 }
 
@@ -219,9 +220,12 @@ void septum_cpu_relax(void)
 #define SEVERAL 15u
 #define EPOCH (septum_epoch & 0xfff)
 
+#define ONLY_FREED (1u << 31)
+
 /*
  * Marks the granule; the tasks that change it, if two that use it do not commute; else 0.  Two
  * that free it do, as far as it is not used otherwise: either notices the other one.
+ * ONLY_FREED: nobody has written it.
  */
 static inline u32 mark(u32 *shadow, enum use how, u32 epoch)
 {
@@ -243,7 +247,9 @@ static inline u32 mark(u32 *shadow, enum use how, u32 epoch)
 	freers = freed == SEVERAL ? 0xff : 1u << freed >> 1;
 	if (writers && users & (users - 1))
 		return writers | freers;
-	return freed && (freed == SEVERAL ? users : users & ~freers) ? writers | freers : 0;
+	if (!freed || !(freed == SEVERAL ? users : users & ~freers))
+		return 0;
+	return writers ? writers | freers : freers | ONLY_FREED;
 }
 
 /* Nothing becomes a point, or a candidate, before the explorer starts over. */
@@ -253,18 +259,40 @@ static void found(u8 *shared, u32 now)
 	septum_new_shared_count++;
 }
 
-static u32 who(u32 writers)
+/* What it will be: shared, by whom it is changed; or a page that is read, and freed. */
+static u32 becomes(u64 addr, u32 writers)
 {
-	return writers & (writers - 1) ? GRANULE_MANY : (u32)__builtin_ctz(writers);
+	if (writers & ONLY_FREED) {
+		if (septum_is_page(addr))
+			return GRANULE_NEW | GRANULE_BY | GRANULE_MANY;
+		writers &= ~ONLY_FREED;
+	}
+	return GRANULE_NEW | (writers & (writers - 1) ? GRANULE_MANY : (u32)__builtin_ctz(writers));
 }
 
-static int point(u8 *shared, u32 *noted, u32 *on_the_way, enum use how)
+/*
+ * A word of a page that others free, and nobody writes.  Whoever reads several one after the
+ * other meets freed memory at one of them iff it does so where the page is freed before the first:
+ * so only the first of a step is a point.
+ */
+static int point_of_page(u8 *shared, u64 addr, enum use how)
+{
+	if (how == USE_READ)
+		return ME->read_page != (addr & -4096ul);
+	if (how == USE_WRITE && *shared == GRANULE_PAGE)
+		found(shared, GRANULE_PAGE_WRITTEN);
+	return how == USE_FREE || septum_is_watched(addr >> 3 & 511);
+}
+
+static int point(u64 addr, u8 *shared, u32 *noted, u32 *on_the_way, enum use how)
 {
 	u32 s = *shared, low = s & 15, me = (u32)septum_current, writers;
 
 	if (s == GRANULE_SHARED)
 		return 1;
-	if (s & (GRANULE_BY | GRANULE_WAS_BY)) {
+	if (s == GRANULE_PAGE || s == GRANULE_PAGE_WRITTEN)
+		return point_of_page(shared, addr, how);
+	if (s & GRANULE_WAS_BY || (s & (GRANULE_BY | GRANULE_NEW)) == GRANULE_BY) {
 		if (low == me)
 			return how != USE_READ;
 		if (how != USE_READ && s & GRANULE_BY)
@@ -272,18 +300,20 @@ static int point(u8 *shared, u32 *noted, u32 *on_the_way, enum use how)
 		return 1;
 	}
 	if (s & GRANULE_NEW) {
-		if (how != USE_READ && low != me)
+		if (how == USE_WRITE && s & GRANULE_BY)
+			*shared = (u8)((s & ~GRANULE_BY) | GRANULE_MANY);
+		else if (how != USE_READ && low != me)
 			*shared |= GRANULE_MANY;
 	} else if (low == GRANULE_CANDIDATE) {
 		writers = mark(on_the_way, how, 0);
 		if (writers)
-			found(shared, (s & GRANULE_WATCHED) | GRANULE_NEW | who(writers));
+			found(shared, (s & GRANULE_WATCHED) | becomes(addr, writers));
 	} else if (low != GRANULE_BECOMES) {
 		writers = mark(noted, how, EPOCH);
 		if (writers && septum_among_states)
 			found(shared, (s & GRANULE_WATCHED) | GRANULE_BECOMES);
 		else if (writers)
-			found(shared, (s & GRANULE_WATCHED) | GRANULE_NEW | who(writers));
+			found(shared, (s & GRANULE_WATCHED) | becomes(addr, writers));
 	}
 	return how == USE_WRITE && s & GRANULE_WATCHED;
 }
@@ -295,11 +325,11 @@ int septum_granule(u64 addr, enum use how)
 	u64 g = (addr - c->arena) >> 3;
 
 	if (addr - c->arena < c->arena_size)
-		return point((u8 *)c->shared_arena + g, (u32 *)c->shadow_arena + g,
+		return point(addr, (u8 *)c->shared_arena + g, (u32 *)c->shadow_arena + g,
 			     (u32 *)c->path_arena + g, how);
 	g = (addr - c->image) >> 3;
 	if (addr - c->image < c->image_end - c->image)
-		return point((u8 *)c->shared_image + g, (u32 *)c->shadow_image + g,
+		return point(addr, (u8 *)c->shared_image + g, (u32 *)c->shadow_image + g,
 			     (u32 *)c->path_image + g, how);
 	return 0;
 }
@@ -363,8 +393,10 @@ void septum_hook(u64 addr, u32 size, u64 type, u64 pc)
 		septum_die("endless loop");
 	}
 	if (septum_exploring ? septum_granule(addr, writes ? USE_WRITE : USE_READ) :
-			       septum_epilogue && writes && is_entry(addr))
+			       septum_epilogue && writes && is_entry(addr)) {
 		septum_announce(SEPTUM_ACCESS, addr, size, type, pc);
+		ME->read_page = writes ? 0 : addr & -4096ul;
+	}
 	septum_alive(addr, pc);
 }
 

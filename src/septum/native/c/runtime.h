@@ -37,6 +37,7 @@ struct task {
 	u64 cpu, ipi_cpu;
 	u64 bump; /* next free byte of its arena */
 	u64 work; /* hooks since it was resumed */
+	u64 read_page; /* what its present step began to read */
 	u64 percpu_preempt;
 	int (*ready)(void *);
 	void *ready_arg;
@@ -59,7 +60,9 @@ enum {
 	GRANULE_BECOMES = 9,	/* ... when the explorer has started over */
 	GRANULE_BY = 0x10,	/* + task: shared, and written by this task alone */
 	GRANULE_WATCHED = 0x20,	/* not shared; entry of a table: its writes are points */
-	/* Found to be shared; + the only task that writes it, or many: */
+	GRANULE_PAGE = 0x30,	/* of a page that some read and others free: all that is done to it */
+	GRANULE_PAGE_WRITTEN = 0x31, /* the same; it was written, which makes it shared from now on */
+	/* Found to be shared (with GRANULE_BY: to be such a page's); + the only task that writes it, or many: */
 	GRANULE_NEW = 0x80,
 	GRANULE_MANY = 15,
 	GRANULE_WAS_BY = 0x40,	/* ... until now + the only task that writes it, from now on many */
@@ -107,4 +110,5 @@ int septum_can_take(struct lock_state *l, int shared);
 
 void septum_alive(u64 addr, u64 pc);
 u64 septum_is_lock(u64 addr);
+int septum_is_page(u64 addr);
 #endif
