@@ -183,7 +183,7 @@ def test_what_python_does_before_a_task_has_points_is_another_question(unlearned
     assert by_states.complete
 
 
-WALKS = (
+WALKS: tuple[tuple[tuple[str, ...], set[str]], ...] = (
     (("walk_locked", "free_table"), set()),
     (("walk_locked", "free_table", "free_table"), set()),
     (("walk_on_unlocked", "free_table"), {"I6"}),

@@ -403,7 +403,7 @@ class Image:
 
     def shared(self) -> list[tuple[int, int]]:
         """Addresses of the granules that tasks share, those that were found since the last
-        `share_only` as well, each with the only task that writes it (-1: more than one; `ONLY_FREED`)."""
+        `share_only` as well, each with the only task that writes it, as `share` is told."""
         out = []
         for shared, base, end in self._shared:
             marks = ctypes.string_at(shared, end - base >> 3)
