@@ -212,7 +212,9 @@ class Explorer:
     def _as_planned(self, new: list[Step]) -> None:
         """Steps that were known before they ran again did what they did then."""
         for move, step in zip(self.planned, new, strict=False):
-            if move.sure and move.key == (step.task, step.picks) and move.foot != step.foot:
+            if not move.sure or move.foot is step.foot:
+                continue
+            if move.key == (step.task, step.picks) and move.foot != step.foot:
                 raise NondeterminismError(
                     f"task {step.task} did something else when its step {step.number}, {step.op}, "
                     "was run again"

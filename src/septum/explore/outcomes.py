@@ -104,7 +104,7 @@ class Outcomes:
 
     def __init__(self, tasks: int) -> None:
         self.count = tasks
-        self._numbers: dict[tuple[int, int], int] = {}  # position, what was seen: position
+        self._numbers: dict[int, int] = {}  # `_key` of a position and of what was seen: position
         self._next: dict[int, tuple[str, int]] = {}  # what comes then, and what it looks at
         self._kind: dict[int, int] = {}
         self._parts: dict[int, Parts] = {}
@@ -114,10 +114,11 @@ class Outcomes:
         self._steps: list[tuple[int, list[Effect]]] = []
 
     def _number(self, at: int, seen: int) -> int:
-        number = self._numbers.get((at, seen))
+        key = _key(at, seen)
+        number = self._numbers.get(key)
         if number is None:
             self.count += 1
-            number = self._numbers[(at, seen)] = self.count
+            number = self._numbers[key] = self.count
         return number
 
     def add(self, step: Step) -> None:
@@ -241,7 +242,7 @@ class Outcomes:
             else:
                 state = changed[name] if name in changed else self._state(name, start, moves)
                 seen = self._seen(state, looks)
-            known = self._numbers.get((at, seen))
+            known = self._numbers.get(_key(at, seen))
             if known is None:
                 return None, chosen
             at = known
@@ -306,8 +307,7 @@ class Outcomes:
         columns = [
             array("q", numbers)
             for numbers in (
-                [at for at, _ in self._numbers],
-                [seen for _, seen in self._numbers],
+                list(self._numbers),
                 list(self._numbers.values()),
                 list(self._next),
                 [names.setdefault(name, len(names)) for name, _ in nexts],
@@ -347,14 +347,19 @@ class Outcomes:
         for length in head["lengths"]:
             columns.append(_column(rest[: 8 * length]))
             rest = rest[8 * length :]
-        at, seen, to, places, what, looks, kinds, kind = columns
+        keys, to, places, what, looks, kinds, kind = columns
         names = head["names"]
         self.count = head["count"]
-        self._numbers = dict(zip(zip(at, seen, strict=True), to, strict=True))
+        self._numbers = dict(zip(keys, to, strict=True))
         self._next = {p: (names[n], how) for p, n, how in zip(places, what, looks, strict=True)}
         self._kind = dict(zip(kinds, kind, strict=True))
         self._parts = {n: (w, tuple([tuple(m) for m in ms])) for n, (w, ms) in head["parts"]}
         self._sums = {parts: n for n, parts in self._parts.items()}
+
+
+def _key(at: int, seen: int) -> int:
+    """Both as one number; there are fewer than 2**31 of each."""
+    return (at << 32) + seen + (1 << 31)
 
 
 def _bytes(column: array[int]) -> bytes:
@@ -378,7 +383,7 @@ _dumped: Final[
         str,
         tuple[
             int,
-            dict[tuple[int, int], int],
+            dict[int, int],
             dict[int, tuple[str, int]],
             dict[int, int],
             dict[int, Parts],
