@@ -25,6 +25,8 @@ pytestmark = [
     pytest.mark.slow,
 ]
 MAIN = "virt/kvm/kvm_main.c"
+OLD_NAME = TREE and "kvm_mmu_invalidate_begin(" in Path(TREE, MAIN).read_text()
+INVALIDATE = f"kvm_mmu_invalidate_{'begin' if OLD_NAME else 'start'}"
 COMMAND = (sys.executable, "-c", "from septum.cli import main; main()")
 
 
@@ -67,7 +69,7 @@ def test_it_is_shown_beside_the_c_code(home: Path, found: Path) -> None:
     assert shown.returncode == 0, shown.stderr
     rule = json.loads(found.read_text())["finding"]["id"]
     assert f"  {rule}: " in shown.stdout
-    assert "kvm_mmu_invalidate_start()" in shown.stdout
+    assert f"{INVALIDATE}()" in shown.stdout
     assert re.search(r"\bkvm_main\.c:\d+", shown.stdout)
 
 
@@ -79,7 +81,7 @@ def test_it_is_a_page_beside_the_c_code(home: Path, found: Path) -> None:
     text = page.read_text()
     rule = json.loads(found.read_text())["finding"]["id"]
     assert rule in text
-    assert "kvm_mmu_invalidate_start" in text
+    assert INVALIDATE in text
     assert "tdp_mmu.c" in text
     assert "mmu_invalidate_in_progress++" in text, "the C source itself"
 
@@ -91,7 +93,7 @@ def test_it_is_stepped_through_beside_the_c_code(
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
     walk = story_walk(found)
     functions = {walk.step(n).function for n in range(len(walk))}
-    assert {"kvm_mmu_invalidate_start", "kvm_tdp_mmu_map"} <= functions
+    assert {INVALIDATE, "kvm_tdp_mmu_map"} <= functions
     app = Stepper(walk)
 
     async def keys() -> None:
