@@ -195,6 +195,16 @@ def test_which_options_are_left_awake(
     assert left_awake(sleepers) == awake
 
 
+def test_a_plan_that_comes_too_late_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The part that begins with task 2 is begun before task 1's says what else is to come first;
+    all below task 0's step is explored by then."""
+    tasks = ((("runtil", 1, 3),), (("rend", 1, 3),), (("write", 0, 1), ("lbug", 1, 3)))
+    spec = Spec((*tasks, (("cas", 0, 2),)), "TSO")
+    for size in (1, 2, 3, 4):
+        parts = explore(build(spec), monkeypatch, size)
+        assert parts.found.traces == search(build(spec)).traces == 6
+
+
 def test_a_late_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that comes up when the search is shared already."""
 

@@ -24,8 +24,8 @@ from septum.explore.optimal import Level, Out
 from septum.explore.result import Found, SearchResult
 from septum.explore.steps import Step
 from septum.explore.units import CLASSES as UNIT_CLASSES
-from septum.explore.units import UNIT, Branch, Lent, Size, UnitResult, bare, early
-from septum.explore.wakeup import WEAK, Wakeup, asleep
+from septum.explore.units import UNIT, Branch, Lent, Size, UnitResult, bare
+from septum.explore.wakeup import WEAK, Wakeup, asleep, early
 from septum.machine import Decision, Finding
 
 __all__ = ["CLASSES", "Frontier", "Node", "Task"]
@@ -216,7 +216,8 @@ class Frontier:
             step = branch.steps[i]
             level = _copy(levels[i], [])
             level.explored = True
-            level.sleep[(step.task, step.picks)] = early(step)
+            level.sleep[(step.task, step.picks)] = step.slept
+            level.sleep = {key: early(foot) for key, foot in level.sleep.items()}
             self.numbered += 1
             self.nodes[self.numbered] = Node(
                 level,

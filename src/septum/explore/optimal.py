@@ -409,7 +409,7 @@ class Explorer:
             if step is not None:
                 if level.fresh:
                     level.explored = True
-                    level.sleep[(step.task, step.picks)] = step.foot
+                    level.sleep[(step.task, step.picks)] = step.slept
                 level.fresh = False
                 level.step = None
                 level.over()

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from mypy_extensions import mypyc_attr
 
+from septum.explore.wakeup import Chosen
 from septum.machine import Decision, Event
 from septum.machine.dependency import (
     ADD,
@@ -103,6 +104,13 @@ class Step:
     def picks(self) -> tuple[int, ...]:
         """The options taken; trailing first options do not count."""
         return picks_of(tuple(option for option, _ in self.choices)) if self.choices else ()
+
+    @property
+    def slept(self) -> Footprint:
+        """What is kept of it where it sleeps."""
+        if not self.choices:
+            return self.foot
+        return Chosen(self.foot.items(), tuple([options for _, options in self.choices]))
 
     @property
     def decisions(self) -> list[Decision]:

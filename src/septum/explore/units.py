@@ -23,7 +23,7 @@ from septum.explore.program import MachineProgram
 from septum.explore.result import SearchResult
 from septum.explore.search import no_collector, remembering
 from septum.explore.steps import Step, picks_of
-from septum.explore.wakeup import Early, Key, Move, Wakeup, left_awake
+from septum.explore.wakeup import Chosen, Early, Key, Move, Wakeup, early, left_awake
 from septum.machine import Decision, Execution, Limits
 from septum.machine.dependency import Footprint, Sleep, clash
 from septum.machine.events import CONTINUE
@@ -36,7 +36,6 @@ __all__ = [
     "Size",
     "UnitResult",
     "bare",
-    "early",
     "explore_unit",
 ]
 
@@ -145,7 +144,7 @@ class _Part(Explorer):
         left = {w.name for w in level.todo}
         return Lent(
             (step.task, step.picks) if step is not None else (-1, ()),
-            early(step) if step is not None else Early(),
+            early(step.slept) if step is not None else Early(),
             step is not None and explored,
             [name for name in waiting if name not in left],
         )
@@ -160,11 +159,6 @@ def _in_common(options: tuple[int, ...], picks: tuple[int, ...], asked: int) -> 
         if n > len(options) or options[n - 1] != (picks[n - 1] if n <= len(picks) else 0):
             break
     return min(n, len(options))
-
-
-def early(step: Step) -> Early:
-    """A step that sleeps while what follows it is still explored."""
-    return Early(step.foot.items(), tuple([options for _, options in step.choices]))
 
 
 def bare(wakeup: Wakeup) -> Wakeup:
@@ -222,7 +216,7 @@ class UnitResult:
     came: int = 0
 
 
-CLASSES: tuple[type, ...] = (Branch, Level, Step, Move, Wakeup, Decision, Early)
+CLASSES: tuple[type, ...] = (Branch, Level, Step, Move, Wakeup, Decision, Chosen, Early)
 
 
 def explore_unit(

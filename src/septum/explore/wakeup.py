@@ -24,12 +24,14 @@ __all__ = [
     "NO",
     "UNKNOWN",
     "WEAK",
+    "Chosen",
     "Early",
     "Effect",
     "Key",
     "Move",
     "Wakeup",
     "begins",
+    "early",
     "initial",
     "left_awake",
     "within",
@@ -107,11 +109,10 @@ def initial(key: Key, foot: Footprint, sure: bool, moves: Sequence[Move]) -> int
 
 
 @mypyc_attr(native_class=False)
-class Early(Footprint):
-    """The footprint of a step below which others still explore: what they will plan at the
-    level where it sleeps is not known yet.
+class Chosen(Footprint):
+    """The footprint of a step that sleeps and made choices.
 
-    :ivar options: how many options each of its choices has.
+    :ivar options: how many each of them has.
     """
 
     __slots__ = ("options",)
@@ -119,6 +120,19 @@ class Early(Footprint):
     def __init__(self, foot: Iterable[tuple[str, int]] = (), options: tuple[int, ...] = ()) -> None:
         super().__init__(foot)
         self.options = options
+
+
+@mypyc_attr(native_class=False)
+class Early(Chosen):
+    """The footprint of a step that sleeps at a level that is shared: what others will plan
+    there, who began before, is not known yet."""
+
+    __slots__ = ()
+
+
+def early(foot: Footprint) -> Early:
+    """The same, seen from where others explore, too."""
+    return Early(foot.items(), foot.options if isinstance(foot, Chosen) else ())
 
 
 def left_awake(asleep: Sequence[tuple[Key, Early]]) -> tuple[int, ...] | None:
@@ -149,8 +163,8 @@ def _awake(
 
 
 def asleep(key: Key, foot: Footprint, moves: Sequence[Move]) -> int:
-    """`initial` for a step that sleeps.  Where others still explore below it, what only
-    commutes with it is not taken for covered: source sets instead of wakeup trees."""
+    """`initial` for a step that sleeps.  At a level that is shared, what only commutes with it is
+    not taken for covered: source sets instead of wakeup trees."""
     at = initial(key, foot, True, moves)
     return NO if at < 0 and isinstance(foot, Early) else at
 
