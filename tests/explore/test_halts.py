@@ -38,6 +38,14 @@ SHAPES = {
     "TSO, a lock that waits for stores": Spec(
         ((("bug", 1, 1),), (("lbug", 0, 2),), (("write", 0, 1), ("wpoke", 1, 1))), "TSO"
     ),
+    "TSO, a lock that is taken before somebody else's store": Spec(
+        (
+            (("lbug", 0, 1),),
+            (("lbug", 0, 1), ("wpoke", 0, 1)),
+            (("bug", 0, 1), ("write", 0, 1)),
+        ),
+        "TSO",
+    ),
 }
 
 

@@ -382,8 +382,10 @@ class Explorer:
         task = step.task
         # It may not be asked for options then: the machine leaves those of ~task out.
         decisions = [Decision(task), *(Decision(~task, o) for o in options)]
-        # Without that flush a load takes its value from the store buffer.
-        certain = {} if self.analysis.steps[j].op == "flush" else step.certain
+        left_out = self.analysis.steps[j]
+        # Without a flush of its own a load takes its value from the store buffer.
+        own = left_out.op == "flush" and left_out.task == task + self.tasks // 2
+        certain = {} if own else step.certain
         move = Move((task, picks_of(options)), certain, decisions, False)
         if self.outcomes is not None:
             move.local = self.outcomes.local(task, step.number)
