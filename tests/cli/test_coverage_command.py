@@ -27,7 +27,7 @@ def test_what_is_not_reached_is_listed_and_makes_the_status_3(tmp_path: Path) ->
     assert lines[0].startswith("1 row (1 design, 1 scenario), 10 executions in ")
     assert "each row at most 10 executions" in " ".join(lines[:2])
     assert "kvm.notifier.kvm_zap_gfn_range (septum/kvm/notifier.py:" in result.stdout
-    assert "designs.v6_16" not in result.stdout
+    assert "designs.v6_16." not in result.stdout
     assert "  status TDH.MNG.CREATE: SUCCESS" in lines  # reached: the reason is stale
     assert lines[-1].endswith("1 stale reason")
     assert max(map(len, lines)) <= 78
