@@ -22,7 +22,7 @@ from septum.explore import Options
 from septum.explore import units as explore_units
 from septum.explore.frontier import Frontier
 from septum.explore.plain import Damaged, pack, unpack
-from septum.scenarios.campaign import FILE, BadCampaign, Campaign, look
+from septum.scenarios.campaign import FILE, BadCampaign, Campaign, _opened, look
 from septum.scenarios.check import check_many
 from septum.scenarios.crew import Crew, ProcessCrew
 from septum.scenarios.result import CheckResult
@@ -382,6 +382,16 @@ def test_no_campaign_to_look_at(tmp_path: Path) -> None:
 
 
 # --- the plain form ---------------------------------------------------------------------------
+
+
+def test_a_campaign_that_is_only_being_begun(tmp_path: Path) -> None:
+    """Killed before it knew what it is about: whoever looks is told, and it may begin."""
+    _opened(tmp_path).close()
+    with pytest.raises(BadCampaign, match="only being begun: look again"):
+        look(tmp_path)
+    begun = Campaign(tmp_path, FACTS, [])
+    assert look(tmp_path).rows == []
+    begun.close()
 
 
 def test_plain_form() -> None:

@@ -312,6 +312,8 @@ def look(directory: Path) -> Glance:
             if mark != _MARK:
                 raise BadCampaign(f"{directory / FILE}: a database, but no campaign of septum's")
             facts = {n: json.loads(v) for n, v in db.execute("SELECT name, value FROM facts")}
+            if "septum" not in facts:  # its tables are there, and nothing else yet
+                raise BadCampaign(f"{directory}: is only being begun: look again in a moment")
             rows = [
                 RowGlance(*values)
                 for values in db.execute(
