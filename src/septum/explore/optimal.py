@@ -29,7 +29,18 @@ from septum.explore.program import Program
 from septum.explore.races import Analysis, Race
 from septum.explore.result import SearchResult
 from septum.explore.steps import Step, pending_step, picks_of, steps_of
-from septum.explore.wakeup import NO, WEAK, Key, Move, Wakeup, asleep, begins, initial, within
+from septum.explore.wakeup import (
+    NO,
+    WEAK,
+    Early,
+    Key,
+    Move,
+    Wakeup,
+    asleep,
+    begins,
+    initial,
+    within,
+)
 from septum.machine import Decision, Execution, Limits, Policy
 from septum.machine.dependency import Footprint, clash
 from septum.machine.events import CONTINUE
@@ -440,13 +451,15 @@ class Explorer:
         base = self.base = len(self.levels) - 1
         self.planned = moves[:-1]
         self.prefix = self.path[: self._position(base)]
-        sleep = list(level.sleep.items())
+        sleep = [(k[0], f) for k, f in level.sleep.items()]
         for move in moves:
             self.prefix.extend(move.decisions)
         for move in moves[:-1]:
-            sleep = [(k, f) for k, f in sleep if k[0] != move.task and not clash(f, move.foot)]
-        self.covered = [f for k, f in sleep if k[0] != moves[-1].task]
-        self.sleep = []
+            sleep = [(t, f) for t, f in sleep if t != move.task and not clash(f, move.foot)]
+        sleep = [(t, f) for t, f in sleep if t != moves[-1].task]
+        # Where others explore, too, the run is not broken off, but kept away from there.
+        self.covered = [f for _, f in sleep if not isinstance(f, Early)]
+        self.sleep = [(t, f) for t, f in sleep if isinstance(f, Early)]
 
     def _position(self, depth: int) -> int:
         steps = self.analysis.steps

@@ -28,16 +28,7 @@ from septum.machine import Decision, Execution, Limits
 from septum.machine.dependency import Footprint, Sleep, clash
 from septum.machine.events import CONTINUE
 
-__all__ = [
-    "CLASSES",
-    "UNIT",
-    "Branch",
-    "Lent",
-    "Size",
-    "UnitResult",
-    "bare",
-    "explore_unit",
-]
+__all__ = ["CLASSES", "UNIT", "Branch", "Lent", "Size", "UnitResult", "bare", "explore_unit"]
 
 Name = tuple[Key, ...]  # of a plan
 
@@ -77,15 +68,6 @@ class _Part(Explorer):
         self.goes_on = False  # the last execution
         if branch.plan:
             self._descend(self.levels[-1], branch.plan)
-
-    def _descend(self, level: Level, moves: list[Move]) -> None:
-        """Steps that sleep early do not end the run; they are kept from running."""
-        super()._descend(level, moves)
-        asleep = [(k, f) for k, f in level.sleep.items() if isinstance(f, Early)]
-        for move in moves[:-1]:
-            asleep = [(k, f) for k, f in asleep if k[0] != move.task and not clash(f, move.foot)]
-        self.covered = [f for f in self.covered if not isinstance(f, Early)]
-        self.sleep = [(k[0], f) for k, f in asleep if k[0] != moves[-1].task]
 
     def _others_explore(self, before: list[Step], step: Step) -> bool:
         if self.base >= len(self.levels):
