@@ -20,3 +20,13 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     made = Rig(compile_fixture(tmp_path_factory.mktemp("native")))
     yield made
     made.lines.close()
+
+
+@pytest.fixture
+def unlearned(rig: Rig) -> Iterator[Rig]:
+    """Nothing is known of which words tasks share."""
+    program = rig.program("private_work")
+    words = program.words()
+    program.know(())
+    yield rig
+    program.know(words)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 
 import pytest
 from native_rig import Rig
@@ -79,16 +78,6 @@ def test_what_only_one_task_uses_is_no_point(rig: Rig) -> None:
     result = rig.explore(program)
     assert (result.executions, result.steps) == (1, 0)
     assert "results [2016, 2016]" in result.reached
-
-
-@pytest.fixture
-def unlearned(rig: Rig) -> Iterator[Rig]:
-    """Without what other searches have learned."""
-    program = rig.program("private_work")
-    words = program.words()
-    program.know(())
-    yield rig
-    program.know(words)
 
 
 def test_the_only_writers_own_reads_are_no_points(unlearned: Rig) -> None:

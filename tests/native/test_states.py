@@ -129,16 +129,6 @@ def test_what_a_search_over_states_has_noted_is_reported_again(rig: Rig) -> None
 # --- learning, by searches over states alone -----------------------------------------------
 
 
-@pytest.fixture
-def unlearned(rig: Rig) -> Iterator[Rig]:
-    """Nothing is known of which words tasks share."""
-    program = rig.program("private_work")
-    words = program.words()
-    program.know(())
-    yield rig
-    program.know(words)
-
-
 def from_scratch(rig: Rig, *functions: str) -> tuple[SearchResult, NativeProgram, int]:
     """Without random executions that learn; and how often the search began."""
     program = rig.program(*functions, engine=True)
