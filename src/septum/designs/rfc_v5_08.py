@@ -24,7 +24,7 @@ from septum.kvm.bug import (
     lockdep_assert_held_read,
     lockdep_assert_held_write,
 )
-from septum.kvm.gmem import kvm_gmem_get_pfn, kvm_gmem_populate
+from septum.kvm.gmem import __kvm_gmem_populate, kvm_gmem_get_pfn
 from septum.kvm.mmu import kvm_mmu_faultin_pfn
 from septum.kvm.seamcall import TDX_BUG_ON
 from septum.kvm.spte import (
@@ -54,8 +54,8 @@ PREDECESSOR: Final = "v6.16"
 CAPABILITIES: Final = frozenset({"mirror"})
 
 ALSO: Final = (
+    __kvm_gmem_populate,
     kvm_gmem_get_pfn,
-    kvm_gmem_populate,
     kvm_mmu_faultin_pfn,
     tdx_ept_violation_loop,
     tdx_extend_page,

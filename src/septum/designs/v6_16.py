@@ -23,8 +23,8 @@ from errno import EBUSY, EINVAL, EIO, ENOENT
 from typing import Any, Final
 
 from septum.designs.v6_16_faultin import (
+    __kvm_gmem_populate,
     kvm_gmem_get_pfn,
-    kvm_gmem_populate,
     kvm_mmu_faultin_pfn,
 )
 from septum.kvm.bug import (
@@ -82,7 +82,7 @@ from septum.tdx.status import TDX_EPT_ENTRY_STATE_INCORRECT, Operand
 NAME: Final = "v6.16"
 PREDECESSOR: Final = None
 CAPABILITIES: Final = frozenset({"mirror"})
-ALSO: Final = (kvm_gmem_get_pfn, kvm_gmem_populate, kvm_mmu_faultin_pfn)
+ALSO: Final = (__kvm_gmem_populate, kvm_gmem_get_pfn, kvm_mmu_faultin_pfn)
 
 
 # --- setting an SPTE --------------------------------------------------------------------

@@ -152,6 +152,14 @@ def kvm_gmem_populate(vcpu: Vcpu, gfn: int, measure: bool) -> int:
     if file is None:
         return -EFAULT
     src = kvm.host.hva.get_pfn(slot.hva(gfn))
+    return int(kvm.fn.__kvm_gmem_populate(vcpu, slot, file, gfn, src, measure))
+
+
+def __kvm_gmem_populate(
+    vcpu: Vcpu, slot: KvmMemorySlot, file: GmemFile, gfn: int, src: int, measure: bool
+) -> int:
+    """The callback, under the lock that keeps the page in the file."""
+    kvm = vcpu.kvm
     file.invalidate_lock.lock()
     ret: int = kvm.fn.kvm_gmem_get_pfn(kvm, slot, gfn)
     if ret >= 0:
@@ -167,6 +175,7 @@ def kvm_gmem_populate(vcpu: Vcpu, gfn: int, measure: bool) -> int:
 FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     f.__name__: f
     for f in (
+        __kvm_gmem_populate,
         kvm_gmem_commit_memory_region,
         kvm_gmem_get_invalidate_filter,
         kvm_gmem_get_pfn,
